@@ -1,0 +1,390 @@
+"""The ledger's verbs as values: what a use case asks, and what it hears back.
+
+Two ledgers speak this language: redis.ledger (the real one) and core.memory (exact and in memory, for tests and as an oracle).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import uuid
+from collections.abc import Sequence
+from typing import Protocol
+
+# A hold must outlive a network round trip, and must not block credits for longer than a day.
+TTL_MIN_MS = 1_000
+TTL_DEFAULT_MS = 5 * 60 * 1000
+TTL_MAX_MS = 24 * 60 * 60 * 1000
+# More live grants would make one Reserve slow for all; exhausted grants leave the wallet by themselves.
+GRANTS_PER_WALLET_MAX = 256
+# A runaway caller must not fill Redis with holds of one account.
+HOLDS_PER_ACCOUNT_MAX = 10_000
+
+
+class Overage(enum.IntEnum):
+    """What a Commit above its hold does. ACCOUNT takes the account's own policy; ALL_OR_NOTHING is for Charge."""
+
+    ACCOUNT = 0
+    CAP = 1
+    DRAW = 2
+    OVERDRAFT = 3
+    ALL_OR_NOTHING = 4
+
+
+class Expiry(enum.IntEnum):
+    """What the sweeper does with a hold whose time is up."""
+
+    RELEASE = 1
+    CHARGE_REPORTED = 2
+    CHARGE_ESTIMATE = 3
+
+
+class Kind(enum.StrEnum):
+    """Kinds of ledger records; the letter stands in Redis and Postgres."""
+
+    COMMIT = "C"
+    COMMIT_LATE = "L"
+    RELEASE = "R"
+    EXPIRE = "E"
+    CHARGE = "H"
+    GRANT = "G"
+    REVOKE = "V"
+    GRANT_EXPIRE = "X"
+    SETTINGS = "S"
+
+
+class State(enum.IntEnum):
+    """States of a hold; the numbers are those of the proto enum HoldState."""
+
+    OPEN = 1
+    COMMITTED = 2
+    COMMITTED_LATE = 3
+    RELEASED = 4
+    EXPIRED = 5
+
+
+class DenialCode(enum.IntEnum):
+    """Why credits were not set aside; the numbers are those of the proto enum Denial.Code."""
+
+    INSUFFICIENT_CREDITS = 1
+    ACCOUNT_FROZEN = 2
+    TOO_MANY_HOLDS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """A part of an amount and the grant (UUID) it came from."""
+
+    grant_id: uuid.UUID
+    amount_micros: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Balance:
+    """A wallet right after the call."""
+
+    wallet: str
+    available_micros: int
+    held_micros: int
+    seq: int
+    epoch: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Reserve:
+    """Set `amount_micros` aside, or at least `amount_min_micros` if the wallet has no more."""
+
+    tenant_id: str
+    address: str
+    hold: uuid.UUID
+    wallet: str
+    amount_micros: int
+    amount_min_micros: int
+    # 8 bytes over what the client sent; the same id with another digest is ALREADY_EXISTS.
+    digest: bytes
+    ttl_ms: int
+    overage: Overage
+    expiry: Expiry
+    # JSON object, opaque to the ledger: what was charged, for whom, at which price version. Comes back with the hold.
+    terms: bytes
+    # True for an id so old that its tombstone may be gone: answer a replay from Redis, otherwise write nothing (AskDurable).
+    replay_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Commit:
+    """End a hold with a charge of `amount_micros`; None charges what is held."""
+
+    tenant_id: str
+    address: str
+    hold: uuid.UUID
+    amount_micros: int | None
+    digest: bytes
+    # JSON object, opaque: usage, model, cost, breakdown. Stored with the record.
+    detail: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CommitLate:
+    """Settle a hold whose expiry only Postgres remembers; the fields are those of its durable record."""
+
+    commit: Commit
+    wallet: str
+    overage: Overage
+    terms: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    tenant_id: str
+    address: str
+    hold: uuid.UUID
+    # JSON object, opaque: the reason.
+    detail: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Extend:
+    tenant_id: str
+    address: str
+    hold: uuid.UUID
+    ttl_ms: int
+    # New total; 0 or a smaller one leaves the amount.
+    amount_micros: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Remember `used_micros` (cumulative; the largest wins) and its detail for CHARGE_REPORTED."""
+
+    tenant_id: str
+    address: str
+    hold: uuid.UUID
+    used_micros: int
+    detail: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Charge:
+    tenant_id: str
+    address: str
+    charge: uuid.UUID
+    wallet: str
+    amount_micros: int
+    digest: bytes
+    overage: Overage
+    terms: bytes
+    detail: bytes
+    replay_only: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """An open hold, or in a replay the hold as it ended."""
+
+    hold: uuid.UUID
+    address: str
+    wallet: str
+    amount_micros: int
+    state: State
+    created_ms: int
+    expires_ms: int
+    draws: Sequence[Draw]
+    terms: bytes
+    replayed: bool
+    balance: Balance
+    # Largest reported so far.
+    reported_micros: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Denied:
+    code: DenialCode
+    available_micros: int
+    required_micros: int
+    # For TOO_MANY_HOLDS: how many there may be.
+    limit: int
+    balance: Balance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """The end of a hold, or a direct charge."""
+
+    kind: Kind
+    txn: uuid.UUID
+    charged_micros: int
+    returned_micros: int
+    uncollected_micros: int
+    forfeited_micros: int
+    at_ms: int
+    draws: Sequence[Draw]
+    replayed: bool
+    balance: Balance
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AskDurable:
+    """Redis does not know the id; only the durable record can tell whether it had its effect."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """A change born in Postgres has reached Redis (`already`: it had before)."""
+
+    already: bool
+    amount_micros: int
+    balance: Balance | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GrantChange:
+    """A grant to add. Times in ms since 1970; expires_ms 0 is never."""
+
+    change_no: int
+    grant_id: uuid.UUID
+    wallet: str
+    amount_micros: int
+    category: int
+    priority: int
+    effective_ms: int
+    expires_ms: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class RevokeChange:
+    change_no: int
+    revocation_id: uuid.UUID
+    grant_id: uuid.UUID
+    wallet: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class SettingsChange:
+    change_no: int
+    change_id: uuid.UUID
+    overage: Overage
+    overdraft_limit_micros: int
+    strict_expiry: bool
+    frozen: bool
+
+
+Change = GrantChange | RevokeChange | SettingsChange
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class GrantState:
+    """A grant as the folded ledger knows it. `available_micros` is what is left; holds are not in the ledger."""
+
+    grant_id: uuid.UUID
+    available_micros: int
+    category: int
+    priority: int
+    effective_ms: int
+    expires_ms: int
+    created_no: int
+    held_micros: int = 0
+    revoked: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class WalletState:
+    wallet: str
+    debt_micros: int
+    grants: Sequence[GrantState]
+    held_micros: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AccountState:
+    """An account as the folded ledger knows it (from Postgres), or as Redis has it.
+
+    Conservation: granted = Σ wallets (grants' available − debt) + held + spent + expired + revoked.
+    """
+
+    tenant_id: str
+    account_id: str
+    address: str
+    seq: int
+    # Kind letter and UUID of the account's last record; "" before the first.
+    last_txn: str
+    change_no: int
+    granted_micros: int
+    spent_micros: int
+    expired_micros: int
+    revoked_micros: int
+    overage: Overage
+    overdraft_limit_micros: int
+    strict_expiry: bool
+    frozen: bool
+    wallets: Sequence[WalletState]
+    held_micros: int = 0
+    epoch: int = 0
+    holds_open: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One entry of a partition's outbox stream. Field names in the stream are given in parentheses; docs/ARCHITECTURE.md lists them."""
+
+    entry_id: str
+    kind: Kind  # (k)
+    txn: uuid.UUID  # (t) hex: the hold, charge, grant, revocation or change
+    prev_txn: str  # (p) kind letter + hex UUID of the account's previous record, "" for the first
+    address: str  # (a)
+    epoch: int  # (e)
+    seq: int  # (s)
+    at_ms: int  # (at) Redis TIME
+    wallet: str  # (w) "" for SETTINGS
+    held_before_micros: int  # (h) the hold's amount, 0 where there was none
+    granted_micros: int  # (g) GRANT only
+    charged_micros: int  # (c)
+    returned_micros: int  # (r)
+    uncollected_micros: int  # (u)
+    expired_micros: int  # (x) forfeited or expired
+    revoked_micros: int  # (v)
+    # What was spent, by grant (d): "hex:amount,hex:amount". Charged beyond all grants (overdraft) is charged − Σ drawn.
+    # For GRANT: the part that paid off debt at once.
+    drawn: Sequence[Draw]
+    # What expired (y) and what was revoked (z), by grant, in the same form.
+    expired: Sequence[Draw]
+    revoked: Sequence[Draw]
+    # After the record: the wallet's Σ available of all its grants − debt (b), its debt (o), its held (q); the account's held (n).
+    balance_after_micros: int
+    debt_after_micros: int
+    wallet_held_after_micros: int
+    held_after_micros: int
+    # GRANT, REVOKE and SETTINGS (i): the change's number; 0 otherwise.
+    change_no: int
+    request_digest: bytes  # (f) hex, of Commit and Charge
+    overage: Overage  # (l)
+    terms: bytes  # (m) JSON as given to Reserve or Charge; b"" otherwise
+    detail: bytes  # (j) JSON as given to the ending call; b"" otherwise
+
+
+ReserveOutcome = Held | Denied | AskDurable
+SettleOutcome = Settled | AskDurable
+ChargeOutcome = Settled | Denied | AskDurable
+
+
+class Ledger(Protocol):
+    """The verbs. Each is atomic, and a repeat with the same id and digest has no further effect.
+
+    Errors: NotFoundError (account not loaded is AccountNotLoadedError), AlreadyExistsError, FailedPreconditionError,
+    OutOfRangeError, OverloadedError, UnavailableError.
+    """
+
+    async def reserve(self, command: Reserve) -> ReserveOutcome: ...
+    async def commit(self, command: Commit) -> SettleOutcome: ...
+    async def commit_late(self, command: CommitLate) -> SettleOutcome: ...
+    async def release(self, command: Release) -> SettleOutcome: ...
+    async def extend(self, command: Extend) -> Held | Denied: ...
+    async def report(self, command: Report) -> Held: ...
+    async def charge(self, command: Charge) -> ChargeOutcome: ...
+    async def hold(self, tenant_id: str, address: str, hold: uuid.UUID) -> Held | Settled | None: ...
+    async def expire(self, address: str, hold: uuid.UUID) -> Settled | None: ...
+    async def expire_grants(self, address: str) -> int: ...
+    async def apply(self, address: str, change: Change) -> Applied: ...
+    async def load(self, state: AccountState) -> bool: ...
+    async def account(self, address: str) -> AccountState | None: ...
+    async def holds(self, address: str) -> Sequence[Held]: ...
