@@ -35,6 +35,10 @@ class NotFoundError(MeterdError):
     """Nothing of that name for this tenant; the same whether it exists for another tenant or not."""
 
 
+class AccountNotLoadedError(NotFoundError):
+    """Redis does not have the account; it must be hydrated from Postgres, or does not exist."""
+
+
 class AlreadyExistsError(MeterdError):
     """An id was used before with other content."""
 

@@ -132,6 +132,9 @@ class CommitLate:
     wallet: str
     overage: Overage
     terms: bytes
+    # What was held, and what the expiry charged of it (by its expiry policy); only the excess is charged now.
+    held_micros: int
+    charged_micros: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -325,41 +328,45 @@ class AccountState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One entry of a partition's outbox stream. Field names in the stream are given in parentheses; docs/ARCHITECTURE.md lists them."""
+    """One entry of a partition's outbox stream.
+
+    The stream entry has three fields: "r", the values below from `kind` to `overage` in this order, separated by spaces, "-" for an empty
+    one, draws as "hex:amount,hex:amount"; "m", the terms; "j", the detail.
+    """
 
     entry_id: str
-    kind: Kind  # (k)
-    txn: uuid.UUID  # (t) hex: the hold, charge, grant, revocation or change
-    prev_txn: str  # (p) kind letter + hex UUID of the account's previous record, "" for the first
-    address: str  # (a)
-    epoch: int  # (e)
-    seq: int  # (s)
-    at_ms: int  # (at) Redis TIME
-    wallet: str  # (w) "" for SETTINGS
-    held_before_micros: int  # (h) the hold's amount, 0 where there was none
-    granted_micros: int  # (g) GRANT only
-    charged_micros: int  # (c)
-    returned_micros: int  # (r)
-    uncollected_micros: int  # (u)
-    expired_micros: int  # (x) forfeited or expired
-    revoked_micros: int  # (v)
-    # What was spent, by grant (d): "hex:amount,hex:amount". Charged beyond all grants (overdraft) is charged − Σ drawn.
+    kind: Kind
+    txn: uuid.UUID  # hex: the hold, charge, grant, revocation or change
+    prev_txn: str  # kind letter + hex UUID of the account's previous record, "" for the first
+    address: str
+    epoch: int
+    seq: int
+    at_ms: int  # Redis TIME
+    wallet: str  # "" for SETTINGS
+    held_before_micros: int  # the hold's amount, 0 where there was none
+    granted_micros: int  # GRANT only
+    charged_micros: int
+    returned_micros: int
+    uncollected_micros: int
+    expired_micros: int  # forfeited or expired
+    revoked_micros: int
+    # What was spent, by grant. Charged beyond all grants (overdraft) is charged − Σ drawn.
     # For GRANT: the part that paid off debt at once.
     drawn: Sequence[Draw]
-    # What expired (y) and what was revoked (z), by grant, in the same form.
+    # What expired and what was revoked, by grant.
     expired: Sequence[Draw]
     revoked: Sequence[Draw]
-    # After the record: the wallet's Σ available of all its grants − debt (b), its debt (o), its held (q); the account's held (n).
+    # After the record: the wallet's Σ available of all its grants − debt, its debt, its held; the account's held.
     balance_after_micros: int
     debt_after_micros: int
     wallet_held_after_micros: int
     held_after_micros: int
-    # GRANT, REVOKE and SETTINGS (i): the change's number; 0 otherwise.
+    # GRANT, REVOKE and SETTINGS: the change's number; 0 otherwise.
     change_no: int
-    request_digest: bytes  # (f) hex, of Commit and Charge
-    overage: Overage  # (l)
-    terms: bytes  # (m) JSON as given to Reserve or Charge; b"" otherwise
-    detail: bytes  # (j) JSON as given to the ending call; b"" otherwise
+    request_digest: bytes  # of Commit and Charge
+    overage: Overage
+    terms: bytes  # JSON as given to Reserve or Charge; b"" otherwise
+    detail: bytes  # JSON as given to the ending call; b"" otherwise
 
 
 ReserveOutcome = Held | Denied | AskDurable

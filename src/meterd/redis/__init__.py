@@ -1,0 +1,1 @@
+"""Floor 1: holds and balances in Redis or Valkey."""

@@ -1,0 +1,512 @@
+"""The ledger in Redis: each verb is one script call."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from meterd.core import errors, ids, ledger
+from meterd.redis import keys, runner, scripts
+
+# The outbox keeps what Postgres has not got yet and a retention window; beyond this Reserve and Charge are refused.
+OUTBOX_LENGTH_MAX = 2_000_000
+TOMBSTONE_TTL_MS = 60 * 60 * 1000
+# One expiry sweep of a wallet writes at most this many records, so that no script runs long.
+GRANT_EXPIRIES_PER_CALL_MAX = 50
+_SCAN_COUNT = 500
+
+_STATES = {
+    "C": ledger.State.COMMITTED,
+    "L": ledger.State.COMMITTED_LATE,
+    "R": ledger.State.RELEASED,
+    "E": ledger.State.EXPIRED,
+}
+
+
+class ConflictError(errors.AlreadyExistsError):
+    """The id was used before with other content. `terms` is what it was used with, b"" where Redis keeps it no longer."""
+
+    def __init__(self, terms: bytes) -> None:
+        super().__init__("used before with other content")
+        self.terms = terms
+
+
+class RedisLedger:
+    """Implements core.ledger.Ledger on one Redis.
+
+    `sentinels` holds each partition's expected sentinel, None while the partition is fenced; the fence keeps it. `on_fence` is told of a
+    partition whose Redis is not what it should be.
+    """
+
+    def __init__(
+        self,
+        run: runner.Runner,
+        *,
+        partitions: int,
+        tombstone_ttl_ms: int = TOMBSTONE_TTL_MS,
+        outbox_length_max: int = OUTBOX_LENGTH_MAX,
+        holds_max: int = ledger.HOLDS_PER_ACCOUNT_MAX,
+        on_fence: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._run = run
+        self.partitions = partitions
+        self.tombstone_ttl_ms = tombstone_ttl_ms
+        self._ttl = str(tombstone_ttl_ms)
+        self._outbox_length_max = str(outbox_length_max)
+        self._holds_max = str(holds_max)
+        self._on_fence = on_fence
+        self.sentinels: list[bytes | None] = [None] * partitions
+        self.scripts = scripts.read_all()
+
+    async def reserve(self, command: ledger.Reserve) -> ledger.ReserveOutcome:
+        partition, names = self._hold_keys(command.address, command.hold)
+        args = (
+            command.wallet,
+            str(command.amount_micros),
+            str(command.amount_min_micros),
+            command.digest,
+            str(command.ttl_ms),
+            str(int(command.overage)),
+            str(int(command.expiry)),
+            command.terms,
+            "1" if command.replay_only else "0",
+            self._holds_max,
+            self._outbox_length_max,
+            command.hold.hex + command.address,
+        )
+        reply = await self._call("reserve", partition, names, args)
+        code = reply[0]
+        if code == b"HELD":
+            return self._held(reply, command.hold, command.address, partition)
+        if code == b"SETTLED":
+            return self._ended_hold(reply, command, partition)
+        return self._undecided_reserve(reply, command.wallet, partition)
+
+    async def commit(self, command: ledger.Commit) -> ledger.SettleOutcome:
+        return await self._commit(command, ())
+
+    async def commit_late(self, command: ledger.CommitLate) -> ledger.SettleOutcome:
+        late = (command.wallet, str(int(command.overage)), command.terms, str(command.held_micros), str(command.charged_micros))
+        return await self._commit(command.commit, late)
+
+    async def _commit(self, command: ledger.Commit, late: tuple[str | bytes, ...]) -> ledger.SettleOutcome:
+        partition, names = self._hold_keys(command.address, command.hold)
+        hold_hex = command.hold.hex
+        args = (
+            command.tenant_id,
+            "" if command.amount_micros is None else str(command.amount_micros),
+            command.digest,
+            command.detail,
+            self._ttl,
+            hold_hex + command.address,
+            hold_hex,
+            command.address,
+            *late,
+        )
+        return self._settled(await self._call("commit", partition, names, args), command.hold, partition)
+
+    async def release(self, command: ledger.Release) -> ledger.SettleOutcome:
+        partition, names = self._hold_keys(command.address, command.hold)
+        hold_hex = command.hold.hex
+        args = (command.tenant_id, command.detail, self._ttl, hold_hex + command.address, hold_hex, command.address)
+        return self._settled(await self._call("release", partition, names, args), command.hold, partition)
+
+    async def extend(self, command: ledger.Extend) -> ledger.Held | ledger.Denied:
+        partition, names = self._hold_keys(command.address, command.hold)
+        member = keys.deadline_member(command.address, command.hold)
+        args = (command.tenant_id, str(command.ttl_ms), str(command.amount_micros), member)
+        reply = await self._call("extend", partition, names, args)
+        if reply[0] == b"DENIED":
+            return self._denied(reply, "", partition)
+        return self._open_hold(reply, command.hold, command.address, partition)
+
+    async def report(self, command: ledger.Report) -> ledger.Held:
+        partition, names = self._hold_keys(command.address, command.hold)
+        args = (command.tenant_id, str(command.used_micros), command.detail)
+        reply = await self._call("report", partition, names, args)
+        return self._open_hold(reply, command.hold, command.address, partition)
+
+    async def charge(self, command: ledger.Charge) -> ledger.ChargeOutcome:
+        partition, names = self._hold_keys(command.address, command.charge)
+        args = (
+            command.wallet,
+            str(command.amount_micros),
+            command.digest,
+            str(int(command.overage)),
+            command.terms,
+            command.detail,
+            self._ttl,
+            "1" if command.replay_only else "0",
+            self._outbox_length_max,
+            command.charge.hex,
+            command.address,
+        )
+        reply = await self._call("charge", partition, names, args)
+        if reply[0] == b"DENIED":
+            return self._denied(reply, command.wallet, partition)
+        return self._settled(reply, command.charge, partition)
+
+    async def hold(self, tenant_id: str, address: str, hold: uuid.UUID) -> ledger.Held | ledger.Settled | None:
+        partition, names = self._hold_keys(address, hold)
+        reply = await self._call("peek", partition, names, (tenant_id,))
+        if reply[0] == b"NOHOLD":
+            return None
+        if reply[0] == b"HELD":
+            return self._held(reply, hold, address, partition)
+        outcome = self._settled(reply, hold, partition)
+        assert isinstance(outcome, ledger.Settled)
+        return outcome
+
+    async def expire(self, address: str, hold: uuid.UUID) -> ledger.Settled | None:
+        """Ends a hold whose time is up; None if there is nothing to end (yet)."""
+        partition, names = self._hold_keys(address, hold)
+        args = (self._ttl, keys.deadline_member(address, hold), hold.hex, address)
+        reply = await self._call("expire", partition, names, args)
+        if reply[0] in (b"EARLY", b"GONE"):
+            return None
+        outcome = self._settled(reply, hold, partition)
+        assert isinstance(outcome, ledger.Settled)
+        return outcome
+
+    async def expire_grants(self, address: str) -> int:
+        """Forfeits what is left of the account's grants whose time is up; answers how many it ended."""
+        state = await self.account(address)
+        partition = ids.partition_of(address, self.partitions)
+        ended, soonest = 0, 0
+        for wallet in state.wallets if state else ():
+            names = (keys.account(partition, address), keys.outbox(partition), keys.grant_expiries(partition))
+            args = (address, wallet.wallet, str(GRANT_EXPIRIES_PER_CALL_MAX))
+            reply = await self._call("expire_grants", partition, names, args)
+            self._raise_unless(reply, b"EXPIRED", partition)
+            ended += reply[1]
+            if (after := reply[2]) and (soonest == 0 or after < soonest):
+                soonest = after
+        names = (keys.account(partition, address), keys.grant_expiries(partition))
+        await self._call("deadline", partition, names, (address, str(soonest), str(state.change_no if state else 0)))
+        return ended
+
+    async def apply(self, address: str, change: ledger.Change) -> ledger.Applied:
+        partition = ids.partition_of(address, self.partitions)
+        number = str(change.change_no)
+        names: tuple[str, ...] = (keys.account(partition, address), keys.outbox(partition), keys.grant_expiries(partition))
+        wallet = ""
+        match change:
+            case ledger.GrantChange():
+                verb, wallet = "grant", change.wallet
+                args = (
+                    number,
+                    change.grant_id.bytes,
+                    wallet,
+                    str(change.amount_micros),
+                    str(change.category),
+                    str(change.priority),
+                    str(change.effective_ms),
+                    str(change.expires_ms),
+                    address,
+                    str(ledger.GRANTS_PER_WALLET_MAX),
+                )
+            case ledger.RevokeChange():
+                verb, wallet = "revoke", change.wallet
+                args = (number, change.revocation_id.hex, wallet, change.grant_id.bytes, address)
+            case ledger.SettingsChange():
+                verb, names = "settings", names[:2]
+                flags = (str(int(change.strict_expiry)), str(int(change.frozen)))
+                args = (number, change.change_id.hex, str(int(change.overage)), str(change.overdraft_limit_micros), *flags, address)
+        reply = await self._call(verb, partition, names, args)
+        if reply[0] not in (b"APPLIED", b"ALREADY"):
+            self._raise(reply, partition)
+        return self._applied(reply, wallet, partition)
+
+    def _applied(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Applied:
+        already = reply[0] == b"ALREADY"
+        rest = reply[1:] if already else reply[2:]
+        balance = self._balance(wallet, rest[0], rest[1], rest[2], partition) if rest else None
+        amount = 0 if already or len(reply) < 2 else reply[1]
+        return ledger.Applied(already=already, amount_micros=amount, balance=balance)
+
+    async def load(self, state: ledger.AccountState) -> bool:
+        """Puts the folded account into Redis; False if it was there already."""
+        partition = ids.partition_of(state.address, self.partitions)
+        args: list[bytes | str] = [state.tenant_id, state.account_id, str(state.seq), state.last_txn, str(state.change_no)]
+        args += [str(state.granted_micros), str(state.spent_micros), str(state.expired_micros), str(state.revoked_micros)]
+        args += [str(int(state.overage)), str(state.overdraft_limit_micros), str(int(state.strict_expiry)), str(int(state.frozen))]
+        wallets = state.wallets or [ledger.WalletState(wallet="default", debt_micros=0, grants=())]
+        args += [state.address, str(len(wallets))]
+        for wallet in wallets:
+            args += [wallet.wallet, str(wallet.debt_micros), str(len(wallet.grants))]
+            for grant in sorted(wallet.grants, key=burn_key):
+                args += [grant.grant_id.bytes, str(grant.available_micros), str(grant.expires_ms), str(grant.effective_ms)]
+                args += [str(grant.priority), str(grant.category), str(grant.created_no), str(int(grant.revoked))]
+        names = (keys.account(partition, state.address), keys.grant_expiries(partition))
+        reply = await self._call("load", partition, names, tuple(args))
+        if reply[0] == b"ALREADY":
+            return False
+        self._raise_unless(reply, b"LOADED", partition)
+        return True
+
+    async def account(self, address: str) -> ledger.AccountState | None:
+        """The account as Redis has it, None if it is not loaded."""
+        found = await self.account_at(address)
+        return found[0] if found else None
+
+    async def account_at(self, address: str) -> tuple[ledger.AccountState, int] | None:
+        """The account and the Redis time (ms) at which it was so."""
+        partition = ids.partition_of(address, self.partitions)
+        reply = await self._call("account", partition, (keys.account(partition, address),), ())
+        if reply[0] == b"NOTLOADED":
+            return None
+        self._raise_unless(reply, b"ACCOUNT", partition)
+        return self._account_state(reply, address, partition), reply[1]
+
+    async def holds(self, address: str) -> Sequence[ledger.Held]:
+        """Open holds of the account, soonest to expire first. Scans the partition's deadlines; not for the hot path."""
+        partition = ids.partition_of(address, self.partitions)
+        cursor, found = b"0", list[tuple[float, uuid.UUID]]()
+        while True:
+            command = ("ZSCAN", keys.deadlines(partition), cursor, "MATCH", f"*{address}", "COUNT", str(_SCAN_COUNT))
+            cursor, pairs = await self._run.command(command)
+            for member, score in zip(pairs[::2], pairs[1::2], strict=True):
+                found.append((float(score), keys.parse_deadline_member(member.decode())[0]))
+            if cursor == b"0":
+                break
+        state = await self.account(address)
+        views = [await self.hold(state.tenant_id, address, hold) for _, hold in sorted(set(found))] if state else []
+        return [view for view in views if isinstance(view, ledger.Held)]
+
+    def _hold_keys(self, address: str, hold: uuid.UUID) -> tuple[int, tuple[str, ...]]:
+        partition = ids.partition_of(address, self.partitions)
+        prefix = f"{{m:{partition:02d}}}:"
+        return partition, (f"{prefix}a:{address}", prefix + "o", prefix + "d", keys.hold(partition, address, hold))
+
+    async def _call(
+        self, verb: str, partition: int, names: tuple[str, ...], args: tuple[bytes | str, ...]
+    ) -> runner.Reply:
+        sentinel = self.sentinels[partition]
+        if sentinel is None:
+            raise errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
+        try:
+            return await self._run.evalsha(self.scripts[verb], (f"{{m:{partition:02d}}}:e", *names), (sentinel, *args))
+        except runner.NoScriptError:
+            self._fence(partition, "scripts are not loaded: Redis was restarted or flushed")
+            raise
+
+    def _fence(self, partition: int, reason: str) -> None:
+        self.sentinels[partition] = None
+        if self._on_fence is not None:
+            self._on_fence(partition, reason)
+
+    def _raise_unless(self, reply: runner.Reply, code: bytes, partition: int) -> None:
+        if reply[0] != code:
+            self._raise(reply, partition)
+
+    def _raise(self, reply: runner.Reply, partition: int) -> Any:
+        match reply[0]:
+            case b"FENCED":
+                self._fence(partition, f"sentinel is {reply[1].decode()!r}")
+                raise errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
+            case b"NOTLOADED":
+                raise errors.AccountNotLoadedError("account_id: not loaded")
+            case b"NOHOLD":
+                raise errors.NotFoundError("hold_id: no such hold")
+            case b"NOWALLET":
+                raise errors.NotFoundError("wallet: no such wallet")
+            case b"STATE":
+                state = ledger.State(reply[1]).name.lower()
+                raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")
+            case b"STRICT":
+                raise errors.FailedPreconditionError("hold_id: the hold has expired, and the account refuses late commits")
+            case b"CONFLICT":
+                raise ConflictError(reply[3] if len(reply) > 3 else b"")
+            case b"FULL":
+                raise errors.OverloadedError("too many records wait for Postgres, or the wallet has too many grants")
+            case b"RANGE":
+                raise errors.OutOfRangeError("amount_micros", "the account's total would pass 2^53 − 1 micro-credits")
+            case b"BADARG":
+                raise errors.OutOfRangeError("amount_micros", f"Redis refused argument {reply[1].decode()}")
+            case _:
+                raise AssertionError(f"ledger: {reply!r}")
+
+    def _balance(self, wallet: str, available: int, held: int, seq: int, partition: int) -> ledger.Balance:
+        sentinel = self.sentinels[partition] or b"0:"
+        return ledger.Balance(
+            wallet=wallet,
+            available_micros=available,
+            held_micros=held,
+            seq=seq,
+            epoch=int(sentinel[: sentinel.index(b":")]),
+        )
+
+    def _held(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
+        wallet = reply[2].decode()
+        return ledger.Held(
+            hold=hold,
+            address=address,
+            wallet=wallet,
+            amount_micros=reply[3],
+            state=ledger.State.OPEN,
+            created_ms=reply[4],
+            expires_ms=reply[5],
+            draws=_draws(reply[6]),
+            terms=reply[7],
+            replayed=reply[1] == 1,
+            balance=self._balance(wallet, reply[8], reply[9], reply[10], partition),
+            reported_micros=reply[11],
+        )
+
+    def _open_hold(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
+        self._raise_unless(reply, b"HELD", partition)
+        return self._held(reply, hold, address, partition)
+
+    def _ended_hold(self, reply: runner.Reply, command: ledger.Reserve, partition: int) -> ledger.Held:
+        settled = self._settled(reply, command.hold, partition)
+        assert isinstance(settled, ledger.Settled)
+        return ledger.Held(
+            hold=command.hold,
+            address=command.address,
+            wallet=settled.balance.wallet,
+            amount_micros=reply[13],
+            state=_STATES[settled.kind],
+            created_ms=ids.uuid7_ms(command.hold),
+            expires_ms=settled.at_ms,
+            draws=(),
+            terms=b"",
+            replayed=True,
+            balance=settled.balance,
+        )
+
+    def _settled(self, reply: runner.Reply, txn: uuid.UUID, partition: int) -> ledger.Settled | ledger.AskDurable:
+        if reply[0] == b"ASK" or reply[0] == b"NOHOLD":
+            return ledger.AskDurable()
+        self._raise_unless(reply, b"SETTLED", partition)
+        return ledger.Settled(
+            kind=ledger.Kind(reply[2].decode()),
+            txn=txn,
+            charged_micros=reply[3],
+            returned_micros=reply[4],
+            uncollected_micros=reply[5],
+            forfeited_micros=reply[6],
+            at_ms=reply[7],
+            draws=_draws(reply[8]),
+            replayed=reply[1] == 1,
+            balance=self._balance(reply[9].decode(), reply[10], reply[11], reply[12], partition),
+        )
+
+    def _denied(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied:
+        return ledger.Denied(
+            code=ledger.DenialCode(reply[1]),
+            available_micros=reply[2],
+            required_micros=reply[3],
+            limit=reply[4],
+            balance=self._balance(wallet, reply[2], reply[5], reply[6], partition),
+        )
+
+    def _undecided_reserve(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied | ledger.AskDurable:
+        if reply[0] == b"DENIED":
+            return self._denied(reply, wallet, partition)
+        if reply[0] == b"ASK":
+            return ledger.AskDurable()
+        return self._raise(reply, partition)
+
+    def _account_state(self, reply: runner.Reply, address: str, partition: int) -> ledger.AccountState:
+        sentinel = self.sentinels[partition] or b"0:"
+        tenant, account, seq, txn, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
+        policy, overdraft, strict, frozen = settings
+        return ledger.AccountState(
+            tenant_id=tenant.decode(),
+            account_id=account.decode(),
+            address=address,
+            seq=seq,
+            last_txn=txn.decode(),
+            change_no=change,
+            granted_micros=granted,
+            spent_micros=spent,
+            expired_micros=expired,
+            revoked_micros=revoked,
+            overage=ledger.Overage(policy),
+            overdraft_limit_micros=overdraft,
+            strict_expiry=strict == 1,
+            frozen=frozen == 1,
+            wallets=[_wallet_state(wallet) for wallet in reply[3]],
+            held_micros=held,
+            epoch=int(sentinel[: sentinel.index(b":")]),
+            holds_open=holds,
+        )
+
+
+def burn_key(grant: ledger.GrantState) -> tuple[int, int, bool, int]:
+    """Sorts grants in burn order: priority, soonest expiry, promotional before paid, oldest."""
+    expires_ms = grant.expires_ms or 2**63
+    return grant.priority, expires_ms, grant.category == 1, grant.created_no
+
+
+def _draws(flat: list[Any]) -> tuple[ledger.Draw, ...]:
+    return tuple(
+        ledger.Draw(grant_id=uuid.UUID(bytes=flat[at]), amount_micros=flat[at + 1]) for at in range(0, len(flat), 2)
+    )
+
+
+def _wallet_state(wallet: list[Any]) -> ledger.WalletState:
+    name, debt, held, grants = wallet
+    return ledger.WalletState(
+        wallet=name.decode(),
+        debt_micros=debt,
+        held_micros=held,
+        grants=[
+            ledger.GrantState(
+                grant_id=uuid.UUID(bytes=grant[0]),
+                available_micros=grant[1],
+                held_micros=grant[2],
+                expires_ms=grant[3],
+                effective_ms=grant[4],
+                priority=grant[5],
+                category=grant[6],
+                created_no=grant[7],
+                revoked=grant[8] == 1,
+            )
+            for grant in grants
+        ],
+    )
+
+
+def decode_record(entry_id: str, fields: dict[bytes, bytes]) -> ledger.Record:
+    """One outbox entry as a value; KeyError or ValueError if it is not one."""
+    parts = fields[b"r"].decode().split(" ")
+    kind, txn, prev, address, epoch, seq, at, wallet, *amounts = parts[:15]
+    held, granted, charged, returned, uncollected, expired, revoked = amounts
+    drawn, forfeits, revocations, balance, debt, wallet_held, held_after, change, digest, policy = parts[15:]
+    return ledger.Record(
+        entry_id=entry_id,
+        kind=ledger.Kind(kind),
+        txn=uuid.UUID(hex=txn),
+        prev_txn="" if prev == "-" else prev,
+        address=address,
+        epoch=int(epoch),
+        seq=int(seq),
+        at_ms=int(at),
+        wallet="" if wallet == "-" else wallet,
+        held_before_micros=int(held),
+        granted_micros=int(granted),
+        charged_micros=int(charged),
+        returned_micros=int(returned),
+        uncollected_micros=int(uncollected),
+        expired_micros=int(expired),
+        revoked_micros=int(revoked),
+        drawn=_listed(drawn),
+        expired=_listed(forfeits),
+        revoked=_listed(revocations),
+        balance_after_micros=int(balance),
+        debt_after_micros=int(debt),
+        wallet_held_after_micros=int(wallet_held),
+        held_after_micros=int(held_after),
+        change_no=int(change),
+        request_digest=b"" if digest == "-" else bytes.fromhex(digest),
+        overage=ledger.Overage(int(policy)),
+        terms=fields[b"m"],
+        detail=fields[b"j"],
+    )
+
+
+def _listed(text: str) -> tuple[ledger.Draw, ...]:
+    pairs = [part.split(":") for part in text.split(",")] if text != "-" else []
+    return tuple(ledger.Draw(grant_id=uuid.UUID(hex=grant), amount_micros=int(amount)) for grant, amount in pairs)

@@ -1,0 +1,39 @@
+#!lua
+-- Puts an account as Postgres knows it into Redis, if it is not there.
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 grant expiries (zset)
+-- ARGV: 1 epoch, 2 tenant, 3 account id, 4 seq, 5 last txn, 6 change number, 7 granted, 8 spent, 9 expired, 10 revoked (micros),
+--       11 overage (1-3), 12 overdraft limit (micros), 13 strict, 14 frozen, 15 address, 16 number of wallets, then a wallet:
+--       name, debt (micros), number of grants, then a grant in burn order: id (16 bytes), available (micros), expires (ms),
+--       effective (ms), priority, category, number, revoked (0 or 1)
+-- Returns {code, …}: LOADED | ALREADY | FENCED | BADARG n | BROKEN
+local epoch = call('GET', KEYS[1])
+if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
+if call('EXISTS', KEYS[2]) == 1 then return {'ALREADY'} end
+for i = 7, 12 do
+  if not whole(ARGV[i]) then return {'BADARG', text(i)} end
+end
+local at, total, soonest, fields = 17, 0, 0, {}
+for _ = 1, tonumber(ARGV[16]) do
+  local w = {tonumber(ARGV[at + 1]), 0}
+  local name, count = ARGV[at], tonumber(ARGV[at + 2])
+  at = at + 3
+  for _ = 1, count do
+    local expires = tonumber(ARGV[at + 2])
+    w[#w + 1] = {ARGV[at], tonumber(ARGV[at + 1]), 0, expires, tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]),
+      tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])}
+    if expires > 0 and (soonest == 0 or expires < soonest) then soonest = expires end
+    at = at + 8
+  end
+  total = total + worth(w)
+  fields[#fields + 1] = 'w:' .. name
+  fields[#fields + 1] = cmsgpack.pack(prune(w))
+end
+local granted = tonumber(ARGV[7])
+if granted ~= total + tonumber(ARGV[8]) + tonumber(ARGV[9]) + tonumber(ARGV[10]) then return {'BROKEN'} end
+local n = {}
+for _, i in ipairs({4, 6, 8, 9, 10, 11, 12, 13, 14}) do n[i] = tonumber(ARGV[i]) end
+local a = {ARGV[2], ARGV[3], n[4], ARGV[5], n[6], granted, total, 0, n[8], n[9], n[10], 0, n[11], n[12], n[13], n[14]}
+-- checks above, writes below
+call('HSET', KEYS[2], 'c', cmsgpack.pack(a), unpack(fields))
+if soonest > 0 then call('ZADD', KEYS[3], text(soonest), ARGV[15]) end
+return {'LOADED'}

@@ -1,0 +1,52 @@
+"""The Lua verbs: their text as Redis gets it, and their SHA-1."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.resources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Script:
+    name: str
+    text: str
+    sha: bytes
+
+
+NAMES = (
+    "account",
+    "charge",
+    "commit",
+    "deadline",
+    "expire",
+    "expire_grants",
+    "extend",
+    "grant",
+    "load",
+    "peek",
+    "release",
+    "report",
+    "reserve",
+    "revoke",
+    "settings",
+)
+
+
+def _without_comments(text: str) -> str:
+    """Comments are for readers; Redis need not keep them."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--") and line.strip())
+
+
+def read(name: str) -> Script:
+    """The verb `name`: its first line (flags), the shared prelude, its body."""
+    folder = importlib.resources.files("meterd.redis").joinpath("lua")
+    first, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
+    prelude = folder.joinpath("prelude.lua").read_text()
+    text = f"{first}\n{_without_comments(prelude)}\n{_without_comments(body)}\n"
+    return Script(name=name, text=text, sha=hashlib.sha1(text.encode()).hexdigest().encode())
+
+
+def read_all() -> dict[str, Script]:
+    """Every verb by name."""
+    return {name: read(name) for name in NAMES}
