@@ -43,6 +43,14 @@ class AlreadyExistsError(MeterdError):
     """An id was used before with other content."""
 
 
+class ConflictError(AlreadyExistsError):
+    """The ledger's word for it. `terms` is what the id was used with, b"" where the ledger keeps it no longer."""
+
+    def __init__(self, terms: bytes) -> None:
+        super().__init__("used before with other content")
+        self.terms = terms
+
+
 class FailedPreconditionError(MeterdError):
     """The state does not allow the call, such as a Commit of a released hold."""
 

@@ -9,7 +9,9 @@ import dataclasses
 import enum
 import uuid
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from meterd.core import errors
 
 # A hold must outlive a network round trip, and must not block credits for longer than a day.
 TTL_MIN_MS = 1_000
@@ -181,6 +183,9 @@ class Charge:
     replay_only: bool = False
 
 
+CommandT = TypeVar("CommandT", Reserve, Charge)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
     """An open hold, or in a replay the hold as it ended."""
@@ -224,6 +229,8 @@ class Settled:
     draws: Sequence[Draw]
     replayed: bool
     balance: Balance
+    # Of an expired hold that is looked at: a late Commit is priced from them.
+    terms: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -367,6 +374,43 @@ class Record:
     overage: Overage
     terms: bytes  # JSON as given to Reserve or Charge; b"" otherwise
     detail: bytes  # JSON as given to the ending call; b"" otherwise
+
+
+def fresh(command: CommandT) -> CommandT:
+    """The same command for an id that the durable record does not know."""
+    return dataclasses.replace(command, replay_only=False)
+
+
+def is_active(grant: GrantState, now_ms: int) -> bool:
+    """Whether a grant can be spent from at `now_ms`."""
+    return not grant.revoked and grant.effective_ms <= now_ms and (grant.expires_ms == 0 or grant.expires_ms > now_ms)
+
+
+def available_micros(wallet: WalletState, now_ms: int) -> int:
+    """What a Reserve could take from the wallet at `now_ms`: active grants less debt."""
+    return sum(grant.available_micros for grant in wallet.grants if is_active(grant, now_ms)) - wallet.debt_micros
+
+
+def wallet_of(state: AccountState, wallet: str) -> WalletState:
+    """The account's wallet of that name; NotFoundError if it has none."""
+    for found in state.wallets:
+        if found.wallet == wallet:
+            return found
+    raise errors.NotFoundError("wallet: no such wallet")
+
+
+def denial_of(state: AccountState, available: int, required_micros: int) -> DenialCode | None:
+    """Why a Reserve of `required_micros` would be denied; None if it would not."""
+    if state.frozen:
+        return DenialCode.ACCOUNT_FROZEN
+    if state.holds_open >= HOLDS_PER_ACCOUNT_MAX:
+        return DenialCode.TOO_MANY_HOLDS
+    return DenialCode.INSUFFICIENT_CREDITS if available < required_micros else None
+
+
+def burn_key(grant: GrantState) -> tuple[int, int, bool, int]:
+    """Sorts grants in burn order: priority, then soonest expiry, then promotional kinds before paid ones, then the oldest."""
+    return grant.priority, grant.expires_ms or 2**63, grant.category == 1, grant.created_no
 
 
 ReserveOutcome = Held | Denied | AskDurable

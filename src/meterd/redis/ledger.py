@@ -24,14 +24,6 @@ _STATES = {
 }
 
 
-class ConflictError(errors.AlreadyExistsError):
-    """The id was used before with other content. `terms` is what it was used with, b"" where Redis keeps it no longer."""
-
-    def __init__(self, terms: bytes) -> None:
-        super().__init__("used before with other content")
-        self.terms = terms
-
-
 class RedisLedger:
     """Implements core.ledger.Ledger on one Redis.
 
@@ -235,7 +227,7 @@ class RedisLedger:
         args += [state.address, str(len(wallets))]
         for wallet in wallets:
             args += [wallet.wallet, str(wallet.debt_micros), str(len(wallet.grants))]
-            for grant in sorted(wallet.grants, key=burn_key):
+            for grant in sorted(wallet.grants, key=ledger.burn_key):
                 args += [grant.grant_id.bytes, str(grant.available_micros), str(grant.expires_ms), str(grant.effective_ms)]
                 args += [str(grant.priority), str(grant.category), str(grant.created_no), str(int(grant.revoked))]
         names = (keys.account(partition, state.address), keys.grant_expiries(partition))
@@ -317,7 +309,7 @@ class RedisLedger:
             case b"STRICT":
                 raise errors.FailedPreconditionError("hold_id: the hold has expired, and the account refuses late commits")
             case b"CONFLICT":
-                raise ConflictError(reply[3] if len(reply) > 3 else b"")
+                raise errors.ConflictError(reply[3] if len(reply) > 3 else b"")
             case b"FULL":
                 raise errors.OverloadedError("too many records wait for Postgres, or the wallet has too many grants")
             case b"RANGE":
@@ -390,6 +382,7 @@ class RedisLedger:
             draws=_draws(reply[8]),
             replayed=reply[1] == 1,
             balance=self._balance(reply[9].decode(), reply[10], reply[11], reply[12], partition),
+            terms=reply[14] if len(reply) > 14 else b"",
         )
 
     def _denied(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied:
@@ -432,12 +425,6 @@ class RedisLedger:
             epoch=int(sentinel[: sentinel.index(b":")]),
             holds_open=holds,
         )
-
-
-def burn_key(grant: ledger.GrantState) -> tuple[int, int, bool, int]:
-    """Sorts grants in burn order: priority, soonest expiry, promotional before paid, oldest."""
-    expires_ms = grant.expires_ms or 2**63
-    return grant.priority, expires_ms, grant.category == 1, grant.created_no
 
 
 def _draws(flat: list[Any]) -> tuple[ledger.Draw, ...]:

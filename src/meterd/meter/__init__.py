@@ -1,0 +1,1 @@
+"""Floor 2: the use cases and the workers."""

@@ -1,0 +1,166 @@
+"""The fence: no script runs in a partition whose Redis is not the one that Postgres knows.
+
+A partition is armed (scripts loaded, sentinel known to the ledger) when Redis carries the sentinel "epoch:incarnation" that Postgres has,
+and the record at the flusher's cursor is still what Redis has there, or lies behind what Redis keeps. Then nothing that Postgres has is
+missing in Redis. Everything else stays fenced, with the reason, until `meterd recover` has decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from meterd.core import errors
+from meterd.redis import keys, runner
+from meterd.redis import ledger as redis_ledger
+
+log = logging.getLogger(__name__)
+
+# A restarted Redis that agrees serves again within a second.
+CHECK_INTERVAL_S = 0.25
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """What Postgres knows of a partition. incarnation "" and cursor "0-0": never armed."""
+
+    partition: int
+    epoch: int
+    incarnation: str
+    cursor: str
+    last_txn: str
+
+    @property
+    def sentinel(self) -> bytes:
+        return f"{self.epoch}:{self.incarnation}".encode()
+
+
+async def disagreement(run: runner.Runner, position: Position) -> str | None:
+    """What keeps the partition fenced; None if Redis and Postgres agree. UnavailableError if Redis is away."""
+    found: bytes | None = await run.command(("GET", keys.sentinel(position.partition)))
+    if found is None:
+        return "Redis has no sentinel: it is empty, or was flushed"
+    if found != position.sentinel:
+        return f"Redis has the sentinel {found.decode(errors='replace')!r}, Postgres {position.sentinel.decode()!r}"
+    if position.cursor == "0-0":
+        return None
+    outbox = keys.outbox(position.partition)
+    entries = await run.command(("XRANGE", outbox, position.cursor, "+", "COUNT", "1"))
+    if entries and entries[0][0] == position.cursor.encode():
+        fields = dict(zip(entries[0][1][::2], entries[0][1][1::2], strict=True))
+        kind, txn = fields[b"r"].split(b" ", 2)[:2]
+        if (kind + txn).decode() != position.last_txn:
+            return f"record {position.cursor} is {(kind + txn).decode()} in Redis and {position.last_txn} in Postgres: histories forked"
+        return None
+    last = await _last_entry_id(run, outbox)
+    if last < _entry_order(position.cursor):
+        return f"Postgres has records up to {position.cursor}, Redis only up to {last[0]}-{last[1]}: Redis lost its tail"
+    return None
+
+
+async def _last_entry_id(run: runner.Runner, outbox: str) -> tuple[int, int]:
+    try:
+        info: list[Any] = await run.command(("XINFO", "STREAM", outbox))
+    except runner.RedisRefusedError:
+        return 0, 0
+    return _entry_order(dict(zip(info[::2], info[1::2], strict=True))[b"last-generated-id"].decode())
+
+
+def _entry_order(entry_id: str) -> tuple[int, int]:
+    millis, _, count = entry_id.partition("-")
+    return int(millis), int(count)
+
+
+class Fence:
+    """Arms the partitions of one server, and again after each restart of Redis. `reasons` says what keeps the others fenced."""
+
+    def __init__(
+        self,
+        book_ledger: redis_ledger.RedisLedger,
+        run: runner.Runner,
+        *,
+        positions: Callable[[], Awaitable[Sequence[Position]]],
+        claim_incarnation: Callable[[int, str], Awaitable[bool]],
+    ) -> None:
+        """`claim_incarnation(partition, incarnation)` writes the first incarnation of a partition, if nobody has."""
+        self._ledger = book_ledger
+        self._run = run
+        self._positions = positions
+        self._claim_incarnation = claim_incarnation
+        self.reasons: dict[int, str] = {partition: "not checked yet" for partition in range(book_ledger.partitions)}
+        self._connections = 0
+        self._wake = asyncio.Event()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether Redis is usable and no partition is fenced."""
+        return self._run.is_connected and not self.reasons
+
+    def raise_fence(self, partition: int, reason: str) -> None:
+        """Fences a partition at once; the ledger calls this when a script says so."""
+        if partition not in self.reasons:
+            log.warning("partition %s is fenced: %s", partition, reason)
+        self.reasons[partition] = reason
+        self._ledger.sentinels[partition] = None
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keeps checking what is fenced until `stop` is set."""
+        while not stop.is_set():
+            if self._run.is_connected and self._run.connections != self._connections:
+                # A new connection may lead to another Redis: NOSCRIPT would tell, but asking costs little.
+                self._connections = self._run.connections
+            if self.reasons and self._run.is_connected:
+                try:
+                    await self.arm()
+                except (errors.MeterdError, OSError) as exc:
+                    log.warning("fence: cannot check: %s", exc)
+            self._wake.clear()
+            waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._wake.wait())]
+            await asyncio.wait(waits, timeout=CHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            # A storm of NOSCRIPT answers must not become a storm of checks.
+            if self.reasons:
+                await asyncio.sleep(0.02)
+
+    async def arm(self) -> None:
+        """Checks every fenced partition once, and arms those that agree."""
+        fenced = [position for position in await self._positions() if position.partition in self.reasons]
+        checked = await asyncio.gather(*(self._check(position) for position in fenced))
+        agreed = [position for position, reason in checked if reason is None]
+        if agreed:
+            for script in self._ledger.scripts.values():
+                await self._run.command(("SCRIPT", "LOAD", script.text))
+        for position, reason in checked:
+            if reason is not None:
+                if self.reasons.get(position.partition) != reason:
+                    log.warning("partition %s stays fenced: %s", position.partition, reason)
+                self.reasons[position.partition] = reason
+                continue
+            self._ledger.sentinels[position.partition] = position.sentinel
+            self.reasons.pop(position.partition, None)
+        if agreed and not self.reasons:
+            log.info("all %s partitions are armed", self._ledger.partitions)
+
+    async def _check(self, position: Position) -> tuple[Position, str | None]:
+        if not position.incarnation:
+            position = await self._found(position)
+        return position, await disagreement(self._run, position)
+
+    async def _found(self, position: Position) -> Position:
+        """Makes the first sentinel of a partition that never had one.
+
+        Redis gets it first, so that a crash in between leaves nothing that the next try cannot finish. Postgres decides among servers.
+        """
+        name = keys.sentinel(position.partition)
+        await self._run.command(("SET", name, f"{position.epoch}:{secrets.token_hex(8)}", "NX"))
+        found: bytes = await self._run.command(("GET", name))
+        epoch, _, incarnation = found.decode(errors="replace").partition(":")
+        if epoch == str(position.epoch) and await self._claim_incarnation(position.partition, incarnation):
+            return dataclasses.replace(position, incarnation=incarnation)
+        return next(now for now in await self._positions() if now.partition == position.partition)

@@ -1,0 +1,74 @@
+"""What a server remembers of holds, and what the durable ledger knows of ended ones."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from meterd.core import ledger
+
+# A Commit mostly reaches the server that reserved; what it was priced by then needs no second trip to Redis. About 40 MB when full.
+CACHED_HOLDS_MAX = 50_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What a hold charges for and at which price version; the keys are listed in docs/ARCHITECTURE.md."""
+
+    terms: dict[str, Any]
+    reported_micros: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Durable:
+    """The flushed end of a hold or a charge. For an expired hold that was committed late: the late Commit."""
+
+    kind: ledger.Kind
+    txn: uuid.UUID
+    wallet: str
+    held_micros: int
+    charged_micros: int
+    returned_micros: int
+    uncollected_micros: int
+    forfeited_micros: int
+    at_ms: int
+    draws: Sequence[ledger.Draw]
+    overage: ledger.Overage
+    request_digest: bytes
+    terms: dict[str, Any]
+    detail: dict[str, Any]
+
+    @property
+    def state(self) -> ledger.State:
+        return STATES[self.kind]
+
+
+STATES = {
+    ledger.Kind.COMMIT: ledger.State.COMMITTED,
+    ledger.Kind.CHARGE: ledger.State.COMMITTED,
+    ledger.Kind.COMMIT_LATE: ledger.State.COMMITTED_LATE,
+    ledger.Kind.RELEASE: ledger.State.RELEASED,
+    ledger.Kind.EXPIRE: ledger.State.EXPIRED,
+}
+
+
+class TermsCache:
+    """The terms of holds that this server reserved lately; the oldest leave first."""
+
+    def __init__(self, count_max: int = CACHED_HOLDS_MAX) -> None:
+        self._count_max = count_max
+        self._by_hold: collections.OrderedDict[tuple[str, str, uuid.UUID], Terms] = collections.OrderedDict()
+
+    def put(self, tenant_id: str, address: str, hold: uuid.UUID, terms: Terms) -> None:
+        self._by_hold[tenant_id, address, hold] = terms
+        if len(self._by_hold) > self._count_max:
+            self._by_hold.popitem(last=False)
+
+    def get(self, tenant_id: str, address: str, hold: uuid.UUID) -> Terms | None:
+        return self._by_hold.get((tenant_id, address, hold))
+
+    def drop(self, tenant_id: str, address: str, hold: uuid.UUID) -> None:
+        self._by_hold.pop((tenant_id, address, hold), None)

@@ -1,0 +1,373 @@
+"""The hot path's use cases: price it, ask the ledger once, answer.
+
+They speak the protobuf messages themselves, so that no layer between the wire and the ledger only copies fields.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from meterd.core import errors, ids, ledger, pricing
+from meterd.meter import holds, quotes, replies, requests
+from meterd.pricing import books as price_books
+from meterd_client.v1 import metering_pb2
+
+T = TypeVar("T")
+
+
+class Hydration(Protocol):
+    """Loads an account from Postgres into the ledger; NotFoundError if there is none."""
+
+    async def hydrate(self, tenant_id: str, address: str) -> None: ...
+
+
+class Durable(Protocol):
+    """The flushed ledger's answer for an id; UnavailableError while records may be missing."""
+
+    async def settled(self, tenant_id: str, address: str, txn: uuid.UUID) -> holds.Durable | None: ...
+
+
+class Metering:
+    """Reserve, Commit, Release, Extend, Report, Charge and Estimate for one tenant's request at a time."""
+
+    def __init__(
+        self,
+        book_ledger: ledger.Ledger,
+        books: price_books.Books,
+        *,
+        hydration: Hydration,
+        durable: Durable,
+        count_tokens: Callable[[str, str], int],
+        clock_ms: Callable[[], int],
+        tombstone_ttl_ms: int,
+    ) -> None:
+        self._ledger = book_ledger
+        self._books = books
+        self._hydration = hydration
+        self._durable = durable
+        self._count_tokens = count_tokens
+        self._clock_ms = clock_ms
+        # An id older than this may have lost its tombstone; 5 minutes are for clients whose clocks run ahead.
+        self._young_ms = max(0, tombstone_ttl_ms - ids.ID_AHEAD_MAX_MS)
+        self._terms = holds.TermsCache()
+
+    async def reserve(self, tenant_id: str, request: metering_pb2.ReserveRequest) -> metering_pb2.ReserveResponse:
+        """See Metering.Reserve in metering.proto."""
+        now_ms = self._clock_ms()
+        hold = ids.checked_uuid7(request.hold_id, "hold_id", now_ms) if request.hold_id else ids.uuid7(now_ms)
+        account_id = ids.checked_id(request.account_id, "account_id")
+        address = ids.account_address(tenant_id, account_id)
+        wallet = ids.checked_wallet(request.wallet)
+        ttl_ms = requests.checked_ttl_ms(request.ttl_ms)
+        overage = requests.checked_overage(request.overage_policy)
+        expiry = requests.checked_expiry(request.expiry_policy)
+        digest = requests.digest(request)
+        terms: requests.Terms = {"acct": account_id, "rd": digest.hex()}
+        requests.add_subject(terms, request.subject)
+        requests.add_metadata(terms, request.metadata)
+        item = quotes.reserved(request, self._books.current, self._count_tokens, now_ms)
+        terms.update(item.terms)
+        packed = requests.encode(terms)
+        command = ledger.Reserve(
+            tenant_id=tenant_id,
+            address=address,
+            hold=hold,
+            wallet=wallet,
+            amount_micros=item.amount_micros,
+            amount_min_micros=item.amount_min_micros,
+            digest=digest,
+            ttl_ms=ttl_ms,
+            overage=overage,
+            expiry=expiry,
+            terms=packed,
+            replay_only=now_ms - ids.uuid7_ms(hold) > self._young_ms,
+        )
+        outcome = await self._reserve(command, terms)
+        if isinstance(outcome, ledger.Denied):
+            return replies.denied_reserve(outcome, item, self._books.current)
+        if isinstance(outcome, holds.Durable):
+            return replies.durable_hold(outcome, account_id)
+        if outcome.state == ledger.State.OPEN:
+            if outcome.replayed:
+                terms = requests.decode(outcome.terms)
+            self._terms.put(tenant_id, address, hold, holds.Terms(terms=terms))
+        return replies.held(outcome, account_id, terms, self._books)
+
+    async def _reserve(
+        self, command: ledger.Reserve, terms: requests.Terms
+    ) -> ledger.Held | ledger.Denied | holds.Durable:
+        try:
+            try:
+                outcome = await self._ledger.reserve(command)
+            except errors.AccountNotLoadedError:
+                await self._hydration.hydrate(command.tenant_id, command.address)
+                outcome = await self._ledger.reserve(command)
+        except errors.ConflictError as exc:
+            raise requests.conflict("hold_id", exc.terms, terms) from exc
+        if not isinstance(outcome, ledger.AskDurable):
+            return outcome
+        found = await self._durable.settled(command.tenant_id, command.address, command.hold)
+        if found is not None:
+            if found.terms.get("rd") != command.digest.hex():
+                raise requests.conflict("hold_id", requests.encode(found.terms), terms)
+            return found
+        outcome = await self._ledger.reserve(ledger.fresh(command))
+        assert not isinstance(outcome, ledger.AskDurable)
+        return outcome
+
+    async def commit(self, tenant_id: str, request: metering_pb2.CommitRequest) -> metering_pb2.CommitResponse:
+        """See Metering.Commit in metering.proto."""
+        hold_id = ids.parse_hold_id(request.hold_id)
+        digest = requests.digest(request)
+        known = await self._known_terms(tenant_id, hold_id, reported=quotes.wants_reported(request))
+        if isinstance(known, holds.Durable):
+            return await self._commit_durable(tenant_id, hold_id, request, digest, known)
+        actual = await self._price_commit(known.terms, request, known.reported_micros) if known else quotes.NOTHING
+        command = ledger.Commit(
+            tenant_id=tenant_id,
+            address=hold_id.address,
+            hold=hold_id.uuid,
+            amount_micros=actual.amount_micros,
+            digest=digest,
+            detail=actual.detail,
+        )
+        outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.commit(command))
+        self._terms.drop(tenant_id, hold_id.address, hold_id.uuid)
+        if isinstance(outcome, ledger.AskDurable):
+            found = await self._ended(tenant_id, hold_id)
+            return await self._commit_durable(tenant_id, hold_id, request, digest, found)
+        return metering_pb2.CommitResponse(
+            settlement=replies.settlement(outcome, actual, hold_id),
+            replayed=outcome.replayed,
+            balance=replies.balance(outcome.balance),
+        )
+
+    async def _price_commit(
+        self, terms: requests.Terms, request: metering_pb2.CommitRequest, reported_micros: int
+    ) -> quotes.Actual:
+        book = await self._book(terms)
+        return quotes.committed(terms, request, book, reported_micros)
+
+    async def _book(self, terms: requests.Terms) -> pricing.PriceBook:
+        version = terms.get("pv", "")
+        return self._books.find(version) or await self._books.fetch(version)
+
+    async def _commit_durable(
+        self,
+        tenant_id: str,
+        hold_id: ids.HoldId,
+        request: metering_pb2.CommitRequest,
+        digest: bytes,
+        found: holds.Durable,
+    ) -> metering_pb2.CommitResponse:
+        """Commit of a hold that Redis has forgotten: a replay, a late commit, or a refusal."""
+        if found.kind in (ledger.Kind.COMMIT, ledger.Kind.COMMIT_LATE):
+            if found.request_digest != digest:
+                raise errors.AlreadyExistsError("hold_id: committed before with other usage")
+            return metering_pb2.CommitResponse(settlement=replies.durable_settlement(found, hold_id), replayed=True)
+        if found.kind != ledger.Kind.EXPIRE:
+            raise errors.FailedPreconditionError("hold_id: the hold has ended as released")
+        actual = await self._price_commit(found.terms, request, found.charged_micros)
+        commit = ledger.Commit(
+            tenant_id=tenant_id,
+            address=hold_id.address,
+            hold=hold_id.uuid,
+            amount_micros=actual.amount_micros,
+            digest=digest,
+            detail=actual.detail,
+        )
+        late = ledger.CommitLate(
+            commit=commit,
+            wallet=found.wallet,
+            overage=found.overage,
+            terms=requests.encode(found.terms),
+            held_micros=found.held_micros,
+            charged_micros=found.charged_micros,
+        )
+        outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.commit_late(late))
+        assert isinstance(outcome, ledger.Settled)
+        return metering_pb2.CommitResponse(
+            settlement=replies.settlement(outcome, actual, hold_id),
+            replayed=outcome.replayed,
+            balance=replies.balance(outcome.balance),
+        )
+
+    async def _known_terms(
+        self, tenant_id: str, hold_id: ids.HoldId, *, reported: bool = False
+    ) -> holds.Terms | holds.Durable | None:
+        """What the hold is priced by; None for one that has ended in a way that needs no price."""
+        cached = None if reported else self._terms.get(tenant_id, hold_id.address, hold_id.uuid)
+        if cached is not None:
+            return cached
+        view = await self._with_account(
+            tenant_id, hold_id.address, lambda: self._ledger.hold(tenant_id, hold_id.address, hold_id.uuid)
+        )
+        match view:
+            case ledger.Held():
+                return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.reported_micros)
+            case ledger.Settled(kind=ledger.Kind.EXPIRE):
+                return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.charged_micros)
+            case ledger.Settled():
+                return None
+            case None:
+                return await self._ended(tenant_id, hold_id)
+
+    async def _ended(self, tenant_id: str, hold_id: ids.HoldId) -> holds.Durable:
+        """The durable end of a hold that Redis does not know; NotFoundError if there is none."""
+        if self._clock_ms() - ids.uuid7_ms(hold_id.uuid) > self._young_ms:
+            found = await self._durable.settled(tenant_id, hold_id.address, hold_id.uuid)
+            if found is not None:
+                return found
+        raise errors.NotFoundError("hold_id: no such hold")
+
+    async def release(self, tenant_id: str, request: metering_pb2.ReleaseRequest) -> metering_pb2.ReleaseResponse:
+        """See Metering.Release in metering.proto."""
+        hold_id = ids.parse_hold_id(request.hold_id)
+        reason = ids.checked_text(request.reason, "reason", requests.REASON_BYTES_MAX)
+        command = ledger.Release(
+            tenant_id=tenant_id,
+            address=hold_id.address,
+            hold=hold_id.uuid,
+            detail=requests.encode({"reason": reason}) if reason else b"",
+        )
+        outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.release(command))
+        self._terms.drop(tenant_id, hold_id.address, hold_id.uuid)
+        if isinstance(outcome, ledger.AskDurable):
+            found = await self._ended(tenant_id, hold_id)
+            if found.kind != ledger.Kind.RELEASE:
+                raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {found.state.name.lower()}")
+            return metering_pb2.ReleaseResponse(settlement=replies.durable_settlement(found, hold_id), replayed=True)
+        return metering_pb2.ReleaseResponse(
+            settlement=replies.settlement(outcome, quotes.NOTHING, hold_id),
+            replayed=outcome.replayed,
+            balance=replies.balance(outcome.balance),
+        )
+
+    async def extend(self, tenant_id: str, request: metering_pb2.ExtendRequest) -> metering_pb2.ExtendResponse:
+        """See Metering.Extend in metering.proto."""
+        hold_id = ids.parse_hold_id(request.hold_id)
+        if request.amount_micros:
+            requests.checked_amount(request.amount_micros, "amount_micros")
+        if request.ttl_ms == 0:
+            raise errors.InvalidArgumentError("ttl_ms", "must be given")
+        command = ledger.Extend(
+            tenant_id=tenant_id,
+            address=hold_id.address,
+            hold=hold_id.uuid,
+            ttl_ms=requests.checked_ttl_ms(request.ttl_ms),
+            amount_micros=request.amount_micros,
+        )
+        outcome = await self._with_account(tenant_id, hold_id.address, lambda: self._ledger.extend(command))
+        if isinstance(outcome, ledger.Denied):
+            return metering_pb2.ExtendResponse(denial=replies.denial(outcome), balance=replies.balance(outcome.balance))
+        terms = requests.decode(outcome.terms)
+        reply = replies.held(outcome, terms.get("acct", ""), terms, self._books)
+        return metering_pb2.ExtendResponse(hold=reply.hold, balance=reply.balance)
+
+    async def report(self, tenant_id: str, request: metering_pb2.ReportRequest) -> metering_pb2.ReportResponse:
+        """See Metering.Report in metering.proto."""
+        hold_id = ids.parse_hold_id(request.hold_id)
+        known = await self._known_terms(tenant_id, hold_id)
+        if not isinstance(known, holds.Terms):
+            raise errors.FailedPreconditionError("hold_id: the hold has ended")
+        book = await self._book(known.terms)
+        progress = quotes.reported(known.terms, request, book)
+        command = ledger.Report(
+            tenant_id=tenant_id,
+            address=hold_id.address,
+            hold=hold_id.uuid,
+            used_micros=progress.amount_micros,
+            detail=progress.detail,
+        )
+        held = await self._with_account(tenant_id, hold_id.address, lambda: self._ledger.report(command))
+        return replies.reported(held, known.terms, request, progress, book)
+
+    async def charge(self, tenant_id: str, request: metering_pb2.ChargeRequest) -> metering_pb2.ChargeResponse:
+        """See Metering.Charge in metering.proto."""
+        now_ms = self._clock_ms()
+        if not request.idempotency_key:
+            raise errors.InvalidArgumentError("idempotency_key", "must be a UUIDv7")
+        charge = ids.checked_uuid7(request.idempotency_key, "idempotency_key", now_ms)
+        account_id = ids.checked_id(request.account_id, "account_id")
+        terms: requests.Terms = {"acct": account_id}
+        requests.add_subject(terms, request.subject)
+        requests.add_metadata(terms, request.metadata)
+        overage = requests.checked_overage(request.overage_policy) or ledger.Overage.ALL_OR_NOTHING
+        actual = quotes.charged(request, self._books.current, now_ms)
+        assert actual.amount_micros is not None
+        command = ledger.Charge(
+            tenant_id=tenant_id,
+            address=ids.account_address(tenant_id, account_id),
+            charge=charge,
+            wallet=ids.checked_wallet(request.wallet),
+            amount_micros=actual.amount_micros,
+            digest=requests.digest(request),
+            overage=overage,
+            terms=requests.encode(terms | actual.terms),
+            detail=actual.detail,
+            replay_only=now_ms - ids.uuid7_ms(charge) > self._young_ms,
+        )
+        outcome = await self._charge(command)
+        own_id = ids.HoldId(uuid=charge, address=command.address)
+        if isinstance(outcome, holds.Durable):
+            return metering_pb2.ChargeResponse(settlement=replies.durable_settlement(outcome, own_id), replayed=True)
+        if isinstance(outcome, ledger.Denied):
+            return metering_pb2.ChargeResponse(denial=replies.denial(outcome), balance=replies.balance(outcome.balance))
+        return metering_pb2.ChargeResponse(
+            settlement=replies.settlement(outcome, actual, own_id),
+            replayed=outcome.replayed,
+            balance=replies.balance(outcome.balance),
+        )
+
+    async def _charge(self, command: ledger.Charge) -> ledger.Settled | ledger.Denied | holds.Durable:
+        try:
+            call = lambda: self._ledger.charge(command)  # noqa: E731
+            outcome = await self._with_account(command.tenant_id, command.address, call)
+        except errors.ConflictError as exc:
+            raise errors.AlreadyExistsError("idempotency_key: used before with other content") from exc
+        if not isinstance(outcome, ledger.AskDurable):
+            return outcome
+        found = await self._durable.settled(command.tenant_id, command.address, command.charge)
+        if found is not None:
+            if found.kind != ledger.Kind.CHARGE or found.request_digest != command.digest:
+                raise errors.AlreadyExistsError("idempotency_key: used before with other content")
+            return found
+        outcome = await self._ledger.charge(ledger.fresh(command))
+        assert not isinstance(outcome, ledger.AskDurable)
+        return outcome
+
+    async def estimate(self, tenant_id: str, request: metering_pb2.EstimateRequest) -> metering_pb2.EstimateResponse:
+        """See Metering.Estimate in metering.proto."""
+        now_ms = self._clock_ms()
+        item = quotes.reserved(request, self._books.current, self._count_tokens, now_ms)
+        if not request.account_id:
+            return replies.estimate(item, self._books.current)
+        account_id = ids.checked_id(request.account_id, "account_id")
+        address = ids.account_address(tenant_id, account_id)
+        wallet = ids.checked_wallet(request.wallet)
+        state = await self._ledger.account(address)
+        if state is None:
+            await self._hydration.hydrate(tenant_id, address)
+            state = await self._ledger.account(address)
+        if state is None:
+            raise errors.UnavailableError("account_id: not loaded; retry")
+        return replies.estimate(item, self._books.current, state=state, wallet=wallet, now_ms=now_ms)
+
+    async def _settle(
+        self, tenant_id: str, address: str, call: Callable[[], Awaitable[ledger.SettleOutcome]]
+    ) -> ledger.SettleOutcome:
+        try:
+            return await self._with_account(tenant_id, address, call)
+        except errors.ConflictError as exc:
+            raise errors.AlreadyExistsError("hold_id: committed before with other usage") from exc
+
+    async def _with_account(self, tenant_id: str, address: str, call: Callable[[], Awaitable[T]]) -> T:
+        """`call`'s result; once more after hydration if the account was not loaded."""
+        try:
+            return await call()
+        except errors.AccountNotLoadedError:
+            await self._hydration.hydrate(tenant_id, address)
+            return await call()
+

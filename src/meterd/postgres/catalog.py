@@ -1,0 +1,404 @@
+"""The catalog: what people decide about accounts. Every grant, revocation and change of settings is born here, and is durable at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+
+from meterd.core import errors, ids, ledger, money
+from meterd.postgres import pool, sql
+
+_SQL = sql.read("catalog")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """What was decided when the database was made."""
+
+    partitions: int
+    credit_value_usd: Decimal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    account_no: int
+    tenant_id: str
+    account_id: str
+    address: str
+    partition: int
+    overage: ledger.Overage
+    overdraft_limit_micros: int
+    strict_expiry: bool
+    frozen: bool
+    created_ms: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NewAccount:
+    tenant_id: str
+    account_id: str
+    overage: ledger.Overage = ledger.Overage.DRAW
+    overdraft_limit_micros: int = 0
+    strict_expiry: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class NewGrant:
+    """A grant as the caller asks for it. effective_ms None is now; expires_ms 0 is never."""
+
+    tenant_id: str
+    account_id: str
+    idempotency_key: str
+    wallet: str
+    amount_micros: int
+    category: int
+    priority: int = 0
+    effective_ms: int | None = None
+    expires_ms: int = 0
+    source_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Grant:
+    """A grant's row. Times in ms, expires_ms 0 is never. The counters are as far as the ledger was flushed."""
+
+    grant_id: uuid.UUID
+    tenant_id: str
+    account_id: str
+    address: str
+    wallet: str
+    category: int
+    priority: int
+    amount_micros: int
+    effective_ms: int
+    expires_ms: int
+    source_id: str
+    created_ms: int
+    change_no: int
+    spent_micros: int
+    expired_micros: int
+    revoked_micros: int
+    is_revoked: bool
+    is_applied: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Revocation:
+    revocation_id: uuid.UUID
+    grant: Grant
+    reason: str
+    change_no: int
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Catalog:
+    """Reads and writes of one tenant's accounts and grants; row-level security keeps every statement inside the tenant.
+
+    Errors of Postgres pass through as asyncpg raises them: the caller answers UNAVAILABLE, and a repeat with the same key has one effect.
+    """
+
+    def __init__(self, connections: asyncpg.Pool, *, partitions: int, clock_ms: Callable[[], int] = _now_ms) -> None:
+        self._pool = connections
+        self._partitions = partitions
+        self._clock_ms = clock_ms
+
+    async def create_tenant(self, tenant_id: str, name: str = "") -> None:
+        """A repeat changes nothing."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            await connection.execute(_SQL["insert_tenant"], tenant_id, name)
+
+    async def create_account(self, new: NewAccount) -> tuple[Account, bool]:
+        """The account, and whether it was there before. AlreadyExistsError if it was created with other settings."""
+        settings = (int(new.overage), new.overdraft_limit_micros, new.strict_expiry)
+        digest = _digest(*settings)
+        address = ids.account_address(new.tenant_id, new.account_id)
+        partition = ids.partition_of(address, self._partitions)
+        async with pool.as_tenant(self._pool, new.tenant_id) as connection:
+            tag: str = await connection.execute(
+                _SQL["insert_account"], new.tenant_id, new.account_id, address, partition, *settings, digest
+            )
+            row = await connection.fetchrow(_SQL["account"], new.tenant_id, new.account_id)
+        if row["request_digest"] != digest:
+            raise errors.AlreadyExistsError("account_id: the account exists with other settings")
+        return _account(row), tag.endswith(" 0")
+
+    async def account(self, tenant_id: str, account_id: str) -> Account:
+        """NotFoundError if the tenant has no such account."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_SQL["account"], tenant_id, account_id)
+        if row is None:
+            raise errors.NotFoundError("account_id: no such account")
+        return _account(row)
+
+    async def account_at(self, tenant_id: str, address: str) -> Account:
+        """The tenant's account with that address; NotFoundError if there is none."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_SQL["account_at"], address)
+        if row is None:
+            raise errors.NotFoundError("account_id: no such account")
+        return _account(row)
+
+    async def grants(self, tenant_id: str, account_id: str) -> list[Grant]:
+        """All grants of the account, oldest first."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            return [_grant(row) for row in await connection.fetch(_SQL["grants_of"], tenant_id, account_id)]
+
+    async def grant(self, tenant_id: str, grant_id: uuid.UUID) -> Grant:
+        """NotFoundError if the tenant has no such grant."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            row = await connection.fetchrow(_SQL["grant_by_id"], tenant_id, grant_id)
+        if row is None:
+            raise errors.NotFoundError("grant_id: no such grant")
+        return _grant(row)
+
+    async def add_grant(self, new: NewGrant) -> tuple[Grant, bool]:
+        """The grant, and whether it is a replay. The hot path gets it from the projector.
+
+        AlreadyExistsError: the key was used with other content. NotFoundError: no such account. FailedPreconditionError: the wallet has
+        as many grants as it may. OutOfRangeError: the account's grants would add up to more than 2^53 − 1.
+        """
+        try:
+            return await self._add_grant(new)
+        except asyncpg.UniqueViolationError:
+            # The same key at the same moment for another account: by now it is there, and the second look finds it.
+            return await self._add_grant(new)
+
+    async def _add_grant(self, new: NewGrant) -> tuple[Grant, bool]:
+        digest = _digest(
+            new.account_id, new.wallet, new.amount_micros, new.category, new.priority, new.effective_ms, new.expires_ms, new.source_id
+        )
+        now_ms = self._clock_ms()
+        async with pool.as_tenant(self._pool, new.tenant_id) as connection:
+            account = await connection.fetchrow(_SQL["lock_account"], new.tenant_id, new.account_id)
+            row = await connection.fetchrow(_SQL["grant_by_key"], new.tenant_id, new.idempotency_key)
+            if row is not None:
+                if row["request_digest"] != digest:
+                    raise errors.AlreadyExistsError(_difference(new, row))
+                return _grant(row), True
+            if account is None:
+                raise errors.NotFoundError("account_id: no such account")
+            await _check_room(connection, account, new)
+            change_no = await connection.fetchval(_SQL["next_change"], account["account_no"], new.amount_micros)
+            await self._insert_grant(connection, new, account["account_no"], change_no, digest, now_ms)
+            row = await connection.fetchrow(_SQL["grant_by_key"], new.tenant_id, new.idempotency_key)
+            return _grant(row), False
+
+    async def _insert_grant(
+        self, connection: Any, new: NewGrant, account_no: int, change_no: int, digest: bytes, now_ms: int
+    ) -> None:
+        grant_id = ids.uuid7(now_ms)
+        effective_ms = now_ms if new.effective_ms is None else new.effective_ms
+        if new.expires_ms and new.expires_ms <= effective_ms:
+            raise errors.InvalidArgumentError("expires_at", "must be after effective_at")
+        await connection.execute(
+            _SQL["insert_grant"],
+            new.tenant_id,
+            grant_id,
+            account_no,
+            new.wallet,
+            new.category,
+            new.priority,
+            new.amount_micros,
+            effective_ms,
+            new.expires_ms,
+            new.source_id,
+            new.idempotency_key,
+            digest,
+            change_no,
+        )
+        payload = {
+            "wallet": new.wallet,
+            "amount_micros": new.amount_micros,
+            "category": new.category,
+            "priority": new.priority,
+            "effective_ms": effective_ms,
+            "expires_ms": new.expires_ms,
+        }
+        await connection.execute(_SQL["insert_change"], new.tenant_id, account_no, change_no, "G", grant_id, payload)
+
+    async def revoke_grant(
+        self, tenant_id: str, *, grant_id: uuid.UUID, idempotency_key: str, reason: str = ""
+    ) -> tuple[Revocation, bool]:
+        """The revocation, and whether it is a replay. Takes effect when the projector has brought it to Redis.
+
+        AlreadyExistsError: the key was used with other content. NotFoundError: no such grant.
+        """
+        try:
+            return await self._revoke_grant(tenant_id, grant_id, idempotency_key, reason)
+        except asyncpg.UniqueViolationError:
+            # As for grants.
+            return await self._revoke_grant(tenant_id, grant_id, idempotency_key, reason)
+
+    async def _revoke_grant(
+        self, tenant_id: str, grant_id: uuid.UUID, idempotency_key: str, reason: str
+    ) -> tuple[Revocation, bool]:
+        digest = _digest(str(grant_id), reason)
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            granted = await connection.fetchrow(_SQL["grant_by_id"], tenant_id, grant_id)
+            if granted is not None:
+                await connection.fetchrow(_SQL["lock_account_no"], granted["account_no"])
+            row = await connection.fetchrow(_SQL["revocation_by_key"], tenant_id, idempotency_key)
+            if row is not None:
+                if row["request_digest"] != digest or granted is None:
+                    field = "reason" if row["grant_id"] == grant_id else "grant_id"
+                    raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
+                return _revocation(row["revocation_id"], granted, row["reason"], row["change_no"]), True
+            if granted is None:
+                raise errors.NotFoundError("grant_id: no such grant")
+            account_no = granted["account_no"]
+            change_no = await connection.fetchval(_SQL["next_change"], account_no, 0)
+            revocation_id = ids.uuid7(self._clock_ms())
+            await connection.execute(
+                _SQL["insert_revocation"],
+                tenant_id,
+                revocation_id,
+                grant_id,
+                account_no,
+                reason,
+                idempotency_key,
+                digest,
+                change_no,
+            )
+            payload = {"grant_id": str(grant_id), "wallet": granted["wallet"]}
+            await connection.execute(_SQL["insert_change"], tenant_id, account_no, change_no, "V", revocation_id, payload)
+        return _revocation(revocation_id, granted, reason, change_no), False
+
+    async def change_settings(
+        self,
+        tenant_id: str,
+        account_id: str,
+        *,
+        overage: ledger.Overage | None = None,
+        overdraft_limit_micros: int | None = None,
+        strict_expiry: bool | None = None,
+        frozen: bool | None = None,
+    ) -> tuple[Account, bool]:
+        """The account with the settings that were given, and whether it had them before; then nothing is written."""
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            locked = await connection.fetchrow(_SQL["lock_account"], tenant_id, account_id)
+            if locked is None:
+                raise errors.NotFoundError("account_id: no such account")
+            before = _account(await connection.fetchrow(_SQL["account"], tenant_id, account_id))
+            after = dataclasses.replace(
+                before,
+                overage=before.overage if overage is None else overage,
+                overdraft_limit_micros=before.overdraft_limit_micros if overdraft_limit_micros is None else overdraft_limit_micros,
+                strict_expiry=before.strict_expiry if strict_expiry is None else strict_expiry,
+                frozen=before.frozen if frozen is None else frozen,
+            )
+            if after == before:
+                return before, True
+            settings = {
+                "overage": int(after.overage),
+                "overdraft_limit_micros": after.overdraft_limit_micros,
+                "strict_expiry": after.strict_expiry,
+                "frozen": after.frozen,
+            }
+            await connection.execute(_SQL["update_settings"], after.account_no, *settings.values())
+            change_no = await connection.fetchval(_SQL["next_change"], after.account_no, 0)
+            change_id = ids.uuid7(self._clock_ms())
+            await connection.execute(_SQL["insert_change"], tenant_id, after.account_no, change_no, "S", change_id, settings)
+        return after, False
+
+
+async def installation(connections: asyncpg.Pool) -> Installation:
+    """FailedPreconditionError if the database was never migrated."""
+    try:
+        row = await connections.fetchrow(_SQL["installation"])
+    except asyncpg.UndefinedTableError as exc:
+        raise errors.FailedPreconditionError("the database has no tables: run `meterd migrate`") from exc
+    if row is None:
+        raise errors.FailedPreconditionError("the database was not set up: run `meterd migrate`")
+    return Installation(partitions=row["partitions"], credit_value_usd=row["credit_value_usd"])
+
+
+async def add_price_book(connections: asyncpg.Pool, version: str, content: object) -> None:
+    """Keeps a price book for good, as JSON. A repeat changes nothing: the version names the content."""
+    await connections.execute(_SQL["insert_price_book"], version, content)
+
+
+async def price_book(connections: asyncpg.Pool, version: str) -> Any:
+    """The content of a price book; NotFoundError if it was never kept."""
+    row = await connections.fetchrow(_SQL["price_book"], version)
+    if row is None:
+        raise errors.NotFoundError(f"price_version: no price book {version}")
+    return row["content"]
+
+
+async def latest_price_book(connections: asyncpg.Pool) -> str | None:
+    """The version that was added last."""
+    return await connections.fetchval(_SQL["latest_price_book"])
+
+
+def _digest(*values: object) -> bytes:
+    return hashlib.sha256(json.dumps(values, separators=(",", ":")).encode()).digest()[:16]
+
+
+async def _check_room(connection: Any, account: Any, new: NewGrant) -> None:
+    """Refuses what Redis would refuse, since a change that is durable has to be applied."""
+    if account["promised_micros"] + new.amount_micros > money.AMOUNT_MAX_MICROS:
+        raise errors.OutOfRangeError("amount_micros", "the account's grants would add up to more than 2^53 − 1 micro-credits")
+    if await connection.fetchval(_SQL["live_grants"], account["account_no"], new.wallet) >= ledger.GRANTS_PER_WALLET_MAX:
+        raise errors.FailedPreconditionError(f"wallet: has {ledger.GRANTS_PER_WALLET_MAX} grants that are not used up")
+
+
+def _difference(new: NewGrant, row: Any) -> str:
+    """Names the field in which a repeated key's content differs."""
+    for field in ("account_id", "wallet", "amount_micros", "category", "priority", "expires_ms", "source_id"):
+        if getattr(new, field) != row[field]:
+            name = field.replace("_ms", "_at")
+            return f"idempotency_key: used before with another {name}"
+    return "idempotency_key: used before with another effective_at"
+
+
+def _account(row: Any) -> Account:
+    return Account(
+        account_no=row["account_no"],
+        tenant_id=row["tenant_id"],
+        account_id=row["account_id"],
+        address=row["address"],
+        partition=row["partition"],
+        overage=ledger.Overage(row["overage_policy"]),
+        overdraft_limit_micros=row["overdraft_limit_micros"],
+        strict_expiry=row["strict_expiry"],
+        frozen=row["frozen"],
+        created_ms=row["created_ms"],
+    )
+
+
+def _grant(row: Any) -> Grant:
+    return Grant(
+        grant_id=row["grant_id"],
+        tenant_id=row["tenant_id"],
+        account_id=row["account_id"],
+        address=row["address"],
+        wallet=row["wallet"],
+        category=row["category"],
+        priority=row["priority"],
+        amount_micros=row["amount_micros"],
+        effective_ms=row["effective_ms"],
+        expires_ms=row["expires_ms"],
+        source_id=row["source_id"],
+        created_ms=row["created_ms"],
+        change_no=row["change_no"],
+        spent_micros=row["spent_micros"],
+        expired_micros=row["expired_micros"],
+        revoked_micros=row["revoked_micros"],
+        is_revoked=row["revoked"],
+        is_applied=row["applied_at"] is not None,
+    )
+
+
+def _revocation(revocation_id: uuid.UUID, granted: Any, reason: str, change_no: int) -> Revocation:
+    return Revocation(revocation_id=revocation_id, grant=_grant(granted), reason=reason, change_no=change_no)

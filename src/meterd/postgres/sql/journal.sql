@@ -1,0 +1,124 @@
+-- name: lock_partitions
+-- Whoever holds these rows is the only one to write for the partitions.
+SELECT partition, epoch, cursor FROM partitions WHERE partition = ANY($1::integer[]) ORDER BY partition FOR UPDATE;
+
+-- name: lock_accounts
+-- In the order of their numbers, as everybody who locks several does.
+SELECT address, account_no, tenant_id, partition, last_seq, last_txn, applied_change_no, parked
+FROM accounts WHERE address = ANY($1::text[]) ORDER BY account_no FOR NO KEY UPDATE;
+
+-- name: insert_ledger
+-- A repeat finds the key (account, kind, transaction, its time) taken and writes nothing; the caller compares digests then.
+INSERT INTO ledger (
+    account_no, tenant_id, txn_at, kind, txn, prev_txn, epoch, seq, recorded_at, partition, entry_id, wallet,
+    held_before_micros, granted_micros, charged_micros, returned_micros, uncollected_micros, expired_micros, revoked_micros,
+    drawn, expired, revoked,
+    balance_after_micros, debt_after_micros, wallet_held_after_micros, held_after_micros, change_no, overage,
+    subject_user, subject_team, subject_key, operation_id, item, price_version, model, usage_state, cost_usd,
+    terms, detail, request_digest, digest)
+SELECT
+    account_no, tenant_id, meterd_time(txn_ms), kind, txn, prev_txn, epoch, seq, meterd_time(at_ms), partition, entry_id, wallet,
+    held_before, granted, charged, returned, uncollected, expired_sum, revoked_sum,
+    string_to_array(drawn, ','), string_to_array(expired, ','), string_to_array(revoked, ','),
+    balance_after, debt_after, wallet_held_after, held_after, change_no, overage,
+    terms ->> 'user', terms ->> 'team', terms ->> 'key', terms ->> 'op', terms ->> 'item', terms ->> 'pv',
+    coalesce(detail ->> 'model', terms ->> 'model'),
+    coalesce((detail ->> 'us')::smallint, 0), NULLIF(detail ->> 'cost', '')::numeric,
+    terms, detail, decode(request_digest, 'hex'), digest
+FROM (
+    SELECT u.*, NULLIF(terms_text, '')::jsonb AS terms, NULLIF(detail_text, '')::jsonb AS detail
+    FROM unnest(
+        $1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::uuid[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[],
+        $10::integer[], $11::text[], $12::text[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::bigint[],
+        $18::bigint[], $19::bigint[], $20::text[], $21::text[], $22::text[], $23::bigint[], $24::bigint[], $25::bigint[],
+        $26::bigint[], $27::bigint[], $28::smallint[], $29::text[], $30::text[], $31::text[], $32::bytea[]
+    ) AS u (
+        account_no, tenant_id, txn_ms, kind, txn, prev_txn, epoch, seq, at_ms, partition, entry_id, wallet, held_before, granted, charged,
+        returned, uncollected, expired_sum, revoked_sum, drawn, expired, revoked, balance_after, debt_after, wallet_held_after,
+        held_after, change_no, overage, terms_text, detail_text, request_digest, digest)
+    -- Keeps the casts from being repeated for each value that is taken out.
+    OFFSET 0
+) AS r
+ON CONFLICT (account_no, kind, txn, txn_at) DO NOTHING;
+
+-- name: existing_digests
+SELECT l.account_no, l.kind, replace(l.txn::text, '-', '') AS txn, l.digest
+FROM unnest($1::bigint[], $2::text[], $3::uuid[], $4::bigint[]) AS k (account_no, kind, txn, txn_ms)
+JOIN ledger AS l ON l.account_no = k.account_no AND l.kind = k.kind AND l.txn = k.txn AND l.txn_at = meterd_time(k.txn_ms);
+
+-- name: count_accounts
+-- Sums are added, but in the transaction that inserts the records they sum up: a repeat of the one without the other is impossible.
+UPDATE accounts AS a SET
+    epoch = u.epoch, last_seq = u.last_seq, last_txn = u.last_txn, applied_change_no = u.change_no, held_micros = u.held,
+    granted_micros = a.granted_micros + u.granted, spent_micros = a.spent_micros + u.spent,
+    expired_micros = a.expired_micros + u.expired, revoked_micros = a.revoked_micros + u.revoked
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
+            $10::bigint[], $11::bigint[])
+    AS u (tenant_id, address, epoch, last_seq, last_txn, change_no, held, granted, spent, expired, revoked)
+WHERE a.address = u.address;
+
+-- name: set_wallets
+-- Values after the wallet's last record, so a repeat sets the same.
+INSERT INTO wallets AS w (tenant_id, account_no, wallet, debt_micros, held_micros)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[])
+ON CONFLICT (account_no, wallet) DO UPDATE SET debt_micros = EXCLUDED.debt_micros, held_micros = EXCLUDED.held_micros
+WHERE (w.debt_micros, w.held_micros) IS DISTINCT FROM (EXCLUDED.debt_micros, EXCLUDED.held_micros);
+
+-- name: count_grants
+-- As count_accounts.
+UPDATE grants AS g SET
+    spent_micros = g.spent_micros + u.spent, expired_micros = g.expired_micros + u.expired, revoked_micros = g.revoked_micros + u.revoked
+FROM unnest($1::text[], $2::uuid[], $3::bigint[], $4::bigint[], $5::bigint[]) AS u (tenant_id, grant_id, spent, expired, revoked)
+WHERE g.tenant_id = u.tenant_id AND g.grant_id = u.grant_id;
+
+-- name: mark_changes
+-- A repeat finds them marked.
+UPDATE account_changes AS c SET applied_at = now()
+FROM unnest($1::bigint[], $2::bigint[]) AS u (account_no, change_no)
+WHERE c.account_no = u.account_no AND c.change_no = u.change_no AND c.applied_at IS NULL;
+
+-- name: mark_grants
+-- A repeat finds them marked.
+UPDATE grants AS g SET applied_at = now()
+FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, grant_id)
+WHERE g.tenant_id = u.tenant_id AND g.grant_id = u.grant_id AND g.applied_at IS NULL;
+
+-- name: mark_revoked
+-- A repeat sets the same.
+UPDATE grants AS g SET revoked = true
+FROM unnest($1::text[], $2::uuid[]) AS u (tenant_id, revocation_id)
+JOIN revocations AS r ON r.tenant_id = u.tenant_id AND r.revocation_id = u.revocation_id
+WHERE g.tenant_id = r.tenant_id AND g.grant_id = r.grant_id;
+
+-- name: move_cursors
+-- In the transaction of the rows before the cursor; a repeat is refused, because the cursor no longer stands where it began.
+UPDATE partitions AS p SET
+    cursor = u.cursor, last_txn = CASE WHEN u.last_txn = '' THEN p.last_txn ELSE u.last_txn END,
+    flushed_count = p.flushed_count + u.flushed, flushed_at = now(), fresh_at = greatest(p.fresh_at, meterd_time(u.fresh_ms))
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS u (partition, cursor, last_txn, flushed, fresh_ms)
+WHERE p.partition = u.partition;
+
+-- name: insert_dead
+-- A repeat finds the entry there.
+INSERT INTO outbox_dead (partition, entry_id, digest, address, cause, reason, raw)
+SELECT * FROM unnest($1::integer[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::bytea[])
+ON CONFLICT (partition, entry_id, digest) DO NOTHING;
+
+-- name: park_accounts
+-- A repeat sets the same.
+UPDATE accounts SET parked = true WHERE address = ANY($1::text[]) AND NOT parked;
+
+-- name: unpark_account
+-- A repeat sets the same.
+UPDATE accounts SET parked = false WHERE address = $1;
+
+-- name: waiting
+SELECT dead_no, partition, entry_id, raw FROM outbox_dead WHERE address = $1 AND resolved_at IS NULL ORDER BY dead_no FOR UPDATE;
+
+-- name: resolve
+-- A repeat finds them resolved.
+UPDATE outbox_dead SET resolved_at = now() WHERE dead_no = ANY($1::bigint[]) AND resolved_at IS NULL;
+
+-- name: dead_counts
+SELECT count(*) FILTER (WHERE cause <> 'parked') AS dead, count(*) FILTER (WHERE cause = 'parked') AS parked
+FROM outbox_dead WHERE resolved_at IS NULL;
