@@ -28,6 +28,7 @@ class Durable:
 class Pending:
     """An account with changes that no flushed record confirms yet; `change_no` is the last of them."""
 
+    account_no: int
     address: str
     change_no: int
 
@@ -82,11 +83,6 @@ async def state(connection: Any, address: str) -> ledger.AccountState | None:
     )
 
 
-async def exists(connection: Any, address: str) -> bool:
-    """Whether there is an account with that address."""
-    return await connection.fetchval(_SQL["account_no"], address) is not None
-
-
 async def changes_after(connection: Any, address: str, change_no: int) -> list[ledger.Change]:
     """Every change numbered above `change_no`, in order."""
     return [_change(row) for row in await connection.fetch(_SQL["changes_after"], address, change_no)]
@@ -97,10 +93,15 @@ async def pending_changes(connection: Any, address: str) -> list[ledger.Change]:
     return [_change(row) for row in await connection.fetch(_SQL["pending"], address)]
 
 
-async def accounts_pending(connections: asyncpg.Pool, *, age_s: float, count_max: int) -> list[Pending]:
-    """Up to `count_max` accounts with a change that has been pending for `age_s`."""
-    rows = await connections.fetch(_SQL["accounts_pending"], 0, age_s, count_max)
-    return [Pending(address=row["address"], change_no=row["change_no"]) for row in rows]
+async def accounts_pending(connection: Any, *, after_no: int, age_s: float, count_max: int) -> list[Pending]:
+    """Up to `count_max` accounts numbered above `after_no`, in order, with a change that has been pending for `age_s`."""
+    rows = await connection.fetch(_SQL["accounts_pending"], after_no, age_s, count_max)
+    return [Pending(account_no=row["account_no"], address=row["address"], change_no=row["change_no"]) for row in rows]
+
+
+async def try_projecting(connection: Any) -> bool:
+    """Whether this transaction may project in the background; one may at a time, and it may until it ends."""
+    return await connection.fetchval(_SQL["try_projecting"])
 
 
 async def durable(connections: asyncpg.Pool, tenant_id: str, address: str, hold: uuid.UUID) -> Durable | None:

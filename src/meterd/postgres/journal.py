@@ -75,10 +75,9 @@ class _Account:
 
     no: int
     tenant_id: str
-    address: str
     partition: int
     seq: int
-    txn: str
+    txn: bytes
     change_no: int
     parked: bool
     epoch: int = 0
@@ -87,7 +86,6 @@ class _Account:
     spent: int = 0
     expired: int = 0
     revoked: int = 0
-    touched: bool = False
 
 
 @dataclasses.dataclass(slots=True)
@@ -97,9 +95,9 @@ class _Fold:
     places: list[int] = dataclasses.field(default_factory=list[int])
     owners: list[_Account] = dataclasses.field(default_factory=list[_Account])
     # The last record of each wallet, counted within `places`.
-    wallets: dict[tuple[int, str], int] = dataclasses.field(default_factory=dict[tuple[int, str], int])
+    wallets: dict[tuple[int, bytes], int] = dataclasses.field(default_factory=dict[tuple[int, bytes], int])
     # spent, expired and revoked micros by tenant and grant.
-    grants: dict[tuple[str, str], list[int]] = dataclasses.field(default_factory=dict[tuple[str, str], list[int]])
+    grants: dict[tuple[str, bytes], list[int]] = dataclasses.field(default_factory=dict[tuple[str, bytes], list[int]])
     dead: list[records.Dead] = dataclasses.field(default_factory=list[records.Dead])
     repeated: int = 0
 
@@ -187,16 +185,15 @@ async def _lock_partitions(connection: Any, slices: Sequence[Slice]) -> None:
             )
 
 
-async def _lock_accounts(connection: Any, columns: records.Columns) -> dict[str, _Account]:
-    rows = await connection.fetch(_SQL["lock_accounts"], list(set(columns.addresses)))
+async def _lock_accounts(connection: Any, columns: records.Columns) -> dict[bytes, _Account]:
+    rows = await connection.fetch(_SQL["lock_accounts"], [address.decode() for address in set(columns.values[b"a"])])
     return {
-        row[0]: _Account(
-            address=row[0],
+        row[0].encode(): _Account(
             no=row[1],
             tenant_id=row[2],
             partition=row[3],
             seq=row[4],
-            txn=row[5],
+            txn=row[5].encode(),
             change_no=row[6],
             parked=row[7],
         )
@@ -230,15 +227,15 @@ async def _apply(
 
 
 def _behind(
-    columns: records.Columns, accounts: dict[str, _Account], dead: Sequence[records.Dead]
+    columns: records.Columns, accounts: dict[bytes, _Account], dead: Sequence[records.Dead]
 ) -> tuple[records.Columns, list[records.Dead]]:
     """Takes out the records that stand behind an undecodable one of their account; those before it go on."""
-    bad = {(entry.partition, entry.address): _order(entry.entry_id) for entry in reversed(dead)}
+    bad = {(entry.partition, entry.address.encode()): _order(entry.entry_id) for entry in reversed(dead)}
     good: list[int] = []
     waiting: list[records.Dead] = []
-    for at, address in enumerate(columns.addresses):
+    for at, address in enumerate(columns.values[b"a"]):
         limit = bad.get((columns.partitions[at], address))
-        if limit is not None and _order(columns.entry_ids[at]) > limit:
+        if limit is not None and _order(columns.entries[at][0].decode()) > limit:
             waiting.append(_dead(columns, at, "parked", "an earlier entry of the account could not be written"))
         else:
             good.append(at)
@@ -250,43 +247,43 @@ def _order(entry_id: str) -> tuple[int, int]:
     return int(ms), int(number)
 
 
-Key = tuple[int, str, str]
+Key = tuple[int, bytes, bytes]
 
 
-async def _existing(
-    connection: Any, columns: records.Columns, accounts: dict[str, _Account]
-) -> dict[Key, bytes]:
-    known = [at for at, address in enumerate(columns.addresses) if address in accounts]
+async def _existing(connection: Any, columns: records.Columns, accounts: dict[bytes, _Account]) -> dict[Key, str]:
+    """Digests of the rows that have the keys of these records."""
+    addresses, kinds, txns = (columns.values[name] for name in (b"a", b"k", b"t"))
+    known = [at for at, address in enumerate(addresses) if address in accounts]
     rows = await connection.fetch(
         _SQL["existing_digests"],
-        [accounts[columns.addresses[at]].no for at in known],
-        [columns.kinds[at] for at in known],
-        [columns.txns[at] for at in known],
+        [accounts[addresses[at]].no for at in known],
+        [kinds[at].decode() for at in known],
+        [txns[at].decode() for at in known],
         [columns.txn_ms[at] for at in known],
     )
-    return {(row[0], row[1], row[2]): row[3] for row in rows}
+    return {(row[0], row[1].encode(), row[2].encode()): row[3] for row in rows}
 
 
 def _dead(columns: records.Columns, at: int, cause: str, reason: str) -> records.Dead:
     return records.Dead(
         partition=columns.partitions[at],
-        entry_id=columns.entry_ids[at],
-        address=columns.addresses[at],
+        entry_id=columns.entries[at][0].decode(),
+        address=columns.values[b"a"][at].decode(),
         cause=cause,
         reason=reason,
         entry=columns.entries[at],
     )
 
 
-def _condemn(columns: records.Columns, accounts: dict[str, _Account], reason: str) -> _Fold:
+def _condemn(columns: records.Columns, accounts: dict[bytes, _Account], reason: str) -> _Fold:
     fold = _Fold()
-    for at, address in enumerate(columns.addresses):
+    for at, address in enumerate(columns.values[b"a"]):
         known = address in accounts
         fold.dead.append(_dead(columns, at, "rejected" if known else "unknown_account", reason))
     return fold
 
 
-def _doubt(columns: records.Columns, at: int, account: _Account | None, existing: dict[Key, bytes] | None) -> tuple[str, str] | None:
+def _doubt(columns: records.Columns, at: int, account: _Account | None, existing: dict[Key, str] | None) -> tuple[str, str] | None:
     """Cause and reason why the record is not to become a row; None for a repeat of a row that is there."""
     if account is None:
         return "unknown_account", "no account has this address"
@@ -296,26 +293,28 @@ def _doubt(columns: records.Columns, at: int, account: _Account | None, existing
         return "broken_chain", f"the account belongs to partition {account.partition}"
     if existing is None:
         raise _DoubtError
-    there = existing.get((account.no, columns.kinds[at], columns.txns[at]))
+    there = existing.get((account.no, columns.values[b"k"][at], columns.values[b"t"][at]))
     if there == columns.digests[at]:
         return None
     account.parked = True
     if there is not None:
         return "conflict", "the ledger has this transaction with other content"
     seq = columns.numbers[b"s"][at]
-    return "broken_chain", f"follows {columns.previous[at]!r} as {seq}, but the last was {account.txn!r} as {account.seq}"
+    previous = columns.values[b"p"][at].decode()
+    return "broken_chain", f"follows {previous!r} as {seq}, but the last was {account.txn.decode()!r} as {account.seq}"
 
 
-def _fold(columns: records.Columns, accounts: dict[str, _Account], existing: dict[Key, bytes] | None) -> _Fold:
+def _fold(columns: records.Columns, accounts: dict[bytes, _Account], existing: dict[Key, str] | None) -> _Fold:
     """Holds each record against the one before it and adds them up."""
     fold = _Fold()
     places, owners, wallets, grants = fold.places, fold.owners, fold.wallets, fold.grants
-    numbers, kinds, txns, previous = columns.numbers, columns.kinds, columns.txns, columns.previous
+    numbers = columns.numbers
+    kinds, txns, previous, names = (columns.values[name] for name in (b"k", b"t", b"p", b"w"))
     seqs, epochs, changes = numbers[b"s"], numbers[b"e"], numbers[b"i"]
     granted, charged, expired, revoked = numbers[b"g"], numbers[b"c"], numbers[b"x"], numbers[b"v"]
     held = numbers[b"n"]
     draws = (columns.drawn, columns.expired, columns.revoked)
-    for at, address in enumerate(columns.addresses):
+    for at, address in enumerate(columns.values[b"a"]):
         account = accounts.get(address)
         if (
             account is None
@@ -333,15 +332,13 @@ def _fold(columns: records.Columns, accounts: dict[str, _Account], existing: dic
             continue
         if existing is not None:
             existing[account.no, kinds[at], txns[at]] = columns.digests[at]
-        account.touched = True
         account.seq, account.txn, account.epoch, account.held = seqs[at], kinds[at] + txns[at], epochs[at], held[at]
         account.granted += granted[at]
         account.spent += charged[at]
         account.expired += expired[at]
         account.revoked += revoked[at]
-        if changes[at] > account.change_no:
-            account.change_no = changes[at]
-        wallets[account.no, columns.wallets[at]] = len(places)
+        account.change_no = max(account.change_no, changes[at])
+        wallets[account.no, names[at]] = len(places)
         places.append(at)
         owners.append(account)
         for which, column in enumerate(draws):
@@ -351,33 +348,51 @@ def _fold(columns: records.Columns, accounts: dict[str, _Account], existing: dic
 
 
 async def _insert(connection: Any, columns: records.Columns, owners: Sequence[_Account]) -> None:
-    number = columns.numbers
+    values = columns.values
+    tenants, places = _tenants(owners)
     status = await connection.execute(
         _SQL["insert_ledger"],
-        [owner.no for owner in owners],
-        [owner.tenant_id for owner in owners],
-        columns.txn_ms,
-        columns.kinds,
-        columns.txns,
-        columns.previous,
-        number[b"e"],
-        number[b"s"],
-        number[b"at"],
-        columns.partitions,
-        columns.entry_ids,
-        columns.wallets,
-        *(number[name] for name in (b"h", b"g", b"c", b"r", b"u", b"x", b"v")),
-        columns.drawn_texts,
-        columns.expired_texts,
-        columns.revoked_texts,
-        *(number[name] for name in (b"b", b"o", b"q", b"n", b"i", b"l")),
-        columns.terms,
-        columns.details,
-        columns.request_digests,
-        columns.digests,
+        _numbers([owner.no for owner in owners]),
+        _numbers(places),
+        _numbers(columns.txn_ms),
+        *(_texts(values[name]) for name in (b"k", b"t", b"p")),
+        *(_digits(values[name]) for name in (b"e", b"s", b"at")),
+        _numbers(columns.partitions),
+        _digits([entry_id for entry_id, _ in columns.entries]),
+        _texts(values[b"w"]),
+        *(_digits(values[name]) for name in (b"h", b"g", b"c", b"r", b"u", b"x", b"v")),
+        *(_texts(values[name]) for name in (b"d", b"y", b"z")),
+        *(_digits(values[name]) for name in (b"b", b"o", b"q", b"n", b"i", b"l")),
+        [text.decode() for text in values[b"m"]],
+        [text.decode() for text in values[b"j"]],
+        _texts(values[b"f"]),
+        "{" + ",".join(columns.digests) + "}",
+        tenants,
     )
     if _rows(status) != len(columns):
         raise _DoubtError
+
+
+def _tenants(owners: Sequence[_Account]) -> tuple[list[str], list[int]]:
+    """The tenants of accounts, and for each account the place (from 1) of its own."""
+    places: dict[str, int] = {}
+    found = [places.setdefault(owner.tenant_id, len(places) + 1) for owner in owners]
+    return list(places), found
+
+
+def _numbers(values: Sequence[int]) -> str:
+    """An array literal."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _digits(values: Sequence[bytes]) -> str:
+    """An array literal of values that need no quotes."""
+    return (b"{" + b",".join(values) + b"}").decode()
+
+
+def _texts(values: Sequence[bytes]) -> str:
+    """An array literal of values without quotes and backslashes, as records.decode has made sure."""
+    return (b'{"' + b'","'.join(values) + b'"}').decode()
 
 
 def _rows(status: str) -> int:
@@ -389,29 +404,41 @@ async def _count(connection: Any, columns: records.Columns, fold: _Fold) -> None
     """Adds the batch to the counters of accounts, wallets and grants."""
     touched = {owner.no: owner for owner in fold.owners}
     accounts = [touched[no] for no in sorted(touched)]
+    sums = ("change_no", "held", "granted", "spent", "expired", "revoked")
     await connection.execute(
         _SQL["count_accounts"],
-        *(
-            [getattr(account, name) for account in accounts]
-            for name in ("tenant_id", "address", "epoch", "seq", "txn", "change_no", "held", "granted", "spent", "expired", "revoked")
-        ),
+        *(_numbers([getattr(account, name) for account in accounts]) for name in ("no", "epoch", "seq")),
+        _texts([account.txn for account in accounts]),
+        *(_numbers([getattr(account, name) for account in accounts]) for name in sums),
     )
     wallets = sorted((key, at) for key, at in fold.wallets.items() if key[1])
     if wallets:
+        tenants, places = _tenants([touched[no] for (no, _), _ in wallets])
         await connection.execute(
             _SQL["set_wallets"],
-            [touched[no].tenant_id for (no, _), _ in wallets],
-            [no for (no, _), _ in wallets],
-            [wallet for (_, wallet), _ in wallets],
-            [columns.numbers[b"o"][at] for _, at in wallets],
-            [columns.numbers[b"q"][at] for _, at in wallets],
+            tenants,
+            _numbers(places),
+            _numbers([no for (no, _), _ in wallets]),
+            _texts([wallet for (_, wallet), _ in wallets]),
+            *(_digits([columns.values[name][at] for _, at in wallets]) for name in (b"o", b"q")),
         )
     if fold.grants:
-        grants = sorted(fold.grants.items())
-        names = ([tenant for (tenant, _), _ in grants], [grant for (_, grant), _ in grants])
-        sums = ([delta[which] for _, delta in grants] for which in range(3))
-        if _rows(await connection.execute(_SQL["count_grants"], *names, *sums)) != len(grants):
-            raise _RejectedError("draws from a grant that does not exist")
+        await _count_grants(connection, fold)
+
+
+async def _count_grants(connection: Any, fold: _Fold) -> None:
+    grants = sorted(fold.grants.items())
+    tenants = sorted({tenant for (tenant, _), _ in grants})
+    place = {tenant: at + 1 for at, tenant in enumerate(tenants)}
+    status = await connection.execute(
+        _SQL["count_grants"],
+        tenants,
+        _numbers([place[tenant] for (tenant, _), _ in grants]),
+        _texts([grant for (_, grant), _ in grants]),
+        *(_numbers([delta[which] for _, delta in grants]) for which in range(3)),
+    )
+    if _rows(status) != len(grants):
+        raise _RejectedError("draws from a grant that does not exist")
 
 
 async def _mark(connection: Any, columns: records.Columns, owners: Sequence[_Account]) -> None:
@@ -421,16 +448,17 @@ async def _mark(connection: Any, columns: records.Columns, owners: Sequence[_Acc
         return
     numbers = [columns.numbers[b"i"][at] for at in changes]
     await connection.execute(_SQL["mark_changes"], [owners[at].no for at in changes], numbers)
-    grants = [at for at in changes if columns.kinds[at] == "G"]
+    kinds, txns = columns.values[b"k"], columns.values[b"t"]
+    grants = [at for at in changes if kinds[at] == b"G"]
     if grants:
         tenants = [owners[at].tenant_id for at in grants]
-        status = await connection.execute(_SQL["mark_grants"], tenants, [columns.txns[at] for at in grants])
+        status = await connection.execute(_SQL["mark_grants"], tenants, [txns[at].decode() for at in grants])
         if _rows(status) != len(grants):
             raise _RejectedError("adds a grant that does not exist")
-    revocations = [at for at in changes if columns.kinds[at] == "V"]
+    revocations = [at for at in changes if kinds[at] == b"V"]
     if revocations:
         tenants = [owners[at].tenant_id for at in revocations]
-        await connection.execute(_SQL["mark_revoked"], tenants, [columns.txns[at] for at in revocations])
+        await connection.execute(_SQL["mark_revoked"], tenants, [txns[at].decode() for at in revocations])
 
 
 async def _bury(connection: Any, dead: Sequence[records.Dead]) -> None:
@@ -440,11 +468,11 @@ async def _bury(connection: Any, dead: Sequence[records.Dead]) -> None:
         _SQL["insert_dead"],
         [entry.partition for entry in dead],
         [entry.entry_id for entry in dead],
-        [entry.digest for entry in dead],
+        [records.digest(entry.entry[1].values()) for entry in dead],
         [entry.address for entry in dead],
         [entry.cause for entry in dead],
         [entry.reason for entry in dead],
-        [entry.raw for entry in dead],
+        [records.pack(entry.entry[1]) for entry in dead],
     )
     await connection.execute(_SQL["park_accounts"], sorted({entry.address for entry in dead}))
 

@@ -5,21 +5,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 # An entry as it stands in the stream: its id, and names and values in order.
 Entry = tuple[bytes, dict[bytes, bytes]]
 
 # The stream's field names in the order of core.ledger.Record, which is the order in which the scripts write them.
-NAMES = tuple(name.encode() for name in "k t p a e s at w h g c r u x v d y z b o q n i f l m j".split())
-KINDS = frozenset("CLREHGVXS")
-_TEXTS = (0, 1, 2, 3, 7, 15, 16, 17, 23, 25, 26)
-_NUMBERS = tuple(at for at in range(len(NAMES)) if at not in _TEXTS)
+NAMES = (
+    *(b"k", b"t", b"p", b"a", b"e", b"s", b"at", b"w", b"h", b"g", b"c", b"r", b"u", b"x", b"v"),
+    *(b"d", b"y", b"z", b"b", b"o", b"q", b"n", b"i", b"f", b"l", b"m", b"j"),
+)
+KINDS = frozenset((b"C", b"L", b"R", b"E", b"H", b"G", b"V", b"X", b"S"))
+# The columns that the counters need as numbers; Postgres reads the others itself.
+_COUNTED = (b"e", b"s", b"g", b"c", b"x", b"v", b"n", b"i")
+# Their values go to Postgres inside one quoted array literal.
+_QUOTED = (b"k", b"t", b"p", b"a", b"w", b"d", b"y", b"z", b"f")
 # Enough to tell records apart, and half the size of the whole.
 DIGEST_BYTES = 16
+TXN_CHARS = 32
 _LENGTH = struct.Struct(">I")
 
-Draws = list[tuple[str, int]]
+# Grant (32 hex digits) and micros.
+Draws = list[tuple[bytes, int]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +41,6 @@ class Dead:
     reason: str
     entry: Entry
 
-    @property
-    def raw(self) -> bytes:
-        return pack(self.entry[1])
-
-    @property
-    def digest(self) -> bytes:
-        return digest(tuple(self.entry[1].values()))
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
@@ -48,37 +48,36 @@ class Columns:
 
     partitions: list[int]
     entries: list[Entry]
-    entry_ids: list[str]
-    kinds: list[str]
-    txns: list[str]
-    txn_ms: list[int]
-    previous: list[str]
-    addresses: list[str]
-    wallets: list[str]
+    # By field name: all of them as they stood in the stream, and some as numbers.
+    values: dict[bytes, Sequence[bytes]]
     numbers: dict[bytes, list[int]]
-    # As text for the row, and taken apart for the counters.
-    drawn_texts: list[str]
-    expired_texts: list[str]
-    revoked_texts: list[str]
+    txn_ms: list[int]
     drawn: list[Draws]
     expired: list[Draws]
     revoked: list[Draws]
-    request_digests: list[str]
-    terms: list[str]
-    details: list[str]
-    digests: list[bytes]
+    # 32 hex digits.
+    digests: list[str]
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.entries)
 
     def kept(self, places: Sequence[int]) -> Columns:
         """The columns at `places` only."""
-        parts = {
-            field.name: [getattr(self, field.name)[at] for at in places]
-            for field in dataclasses.fields(self)
-            if field.name != "numbers"
-        }
-        return Columns(**parts, numbers={name: [column[at] for at in places] for name, column in self.numbers.items()})
+
+        def at_places(column: Sequence[Any]) -> list[Any]:
+            return [column[at] for at in places]
+
+        return Columns(
+            partitions=at_places(self.partitions),
+            entries=at_places(self.entries),
+            values={name: at_places(column) for name, column in self.values.items()},
+            numbers={name: at_places(column) for name, column in self.numbers.items()},
+            txn_ms=at_places(self.txn_ms),
+            drawn=at_places(self.drawn),
+            expired=at_places(self.expired),
+            revoked=at_places(self.revoked),
+            digests=at_places(self.digests),
+        )
 
 
 def pack(fields: dict[bytes, bytes]) -> bytes:
@@ -97,9 +96,9 @@ def unpack(raw: bytes) -> dict[bytes, bytes]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def digest(values: Sequence[bytes]) -> bytes:
-    """What tells two records with the same key apart: SHA-256 over all values, cut to 16 bytes."""
-    return hashlib.sha256(b"\0".join(values)).digest()[:DIGEST_BYTES]
+def digest(values: Iterable[bytes]) -> str:
+    """What tells two records with the same key apart: SHA-256 over all values, cut to 16 bytes, in hex."""
+    return hashlib.sha256(b"\0".join(values)).hexdigest()[: 2 * DIGEST_BYTES]
 
 
 def decode(partitions: list[int], entries: list[Entry]) -> tuple[Columns, list[Dead]]:
@@ -142,31 +141,24 @@ def _decode_all(partitions: list[int], entries: list[Entry]) -> Columns:
             raise ValueError("the entry's fields are not those of a record")
         rows.append(tuple(fields.values()))
     columns: list[Sequence[bytes]] = list(zip(*rows, strict=True)) if rows else [()] * len(NAMES)
-    text = {at: [value.decode() for value in columns[at]] for at in _TEXTS}
-    if not KINDS.issuperset(text[0]):
+    values = dict(zip(NAMES, columns, strict=True))
+    if not KINDS.issuperset(values[b"k"]):
         raise ValueError("unknown kind of record")
-    if any(len(txn) != 32 for txn in text[1]):
+    if any(len(txn) != TXN_CHARS for txn in values[b"t"]):
         raise ValueError("a transaction id is not 32 hex digits")
+    for name in _QUOTED:
+        joined = b"".join(values[name])
+        if b'"' in joined or b"\\" in joined or not joined.isascii():
+            raise ValueError(f"field {name.decode()} has a character that it cannot have")
     return Columns(
         partitions=partitions,
         entries=entries,
-        entry_ids=[entry_id.decode() for entry_id, _ in entries],
-        kinds=text[0],
-        txns=text[1],
-        txn_ms=[int(txn, 16) >> 80 for txn in text[1]],
-        previous=text[2],
-        addresses=text[3],
-        wallets=text[7],
-        numbers={NAMES[at]: list(map(int, columns[at])) for at in _NUMBERS},
-        drawn_texts=text[15],
-        expired_texts=text[16],
-        revoked_texts=text[17],
-        drawn=list(map(_draws, text[15])),
-        expired=list(map(_draws, text[16])),
-        revoked=list(map(_draws, text[17])),
-        request_digests=text[23],
-        terms=text[25],
-        details=text[26],
+        values=values,
+        numbers={name: list(map(int, values[name])) for name in _COUNTED},
+        txn_ms=[int(txn[:12], 16) for txn in values[b"t"]],
+        drawn=list(map(_draws, values[b"d"])),
+        expired=list(map(_draws, values[b"y"])),
+        revoked=list(map(_draws, values[b"z"])),
         digests=list(map(digest, rows)),
     )
 
@@ -174,13 +166,13 @@ def _decode_all(partitions: list[int], entries: list[Entry]) -> Columns:
 _NO_DRAWS: Draws = []
 
 
-def _draws(text: str) -> Draws:
+def _draws(text: bytes) -> Draws:
     if not text:
         return _NO_DRAWS
     found: Draws = []
-    for part in text.split(","):
-        grant, _, amount = part.partition(":")
-        if len(grant) != 32:
+    for part in text.split(b","):
+        grant, _, amount = part.partition(b":")
+        if len(grant) != TXN_CHARS:
             raise ValueError("a grant's id is not 32 hex digits")
         found.append((grant, int(amount)))
     return found

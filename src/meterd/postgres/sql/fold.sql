@@ -29,14 +29,14 @@ WHERE a.address = $1 AND c.applied_at IS NULL ORDER BY c.change_no;
 
 -- name: accounts_pending
 -- Accounts with a change that has waited for a while, by the pending ones' index; the highest number tells whether it was sent before.
-SELECT a.address, c.change_no
+SELECT a.account_no, a.address, c.change_no
 FROM (SELECT account_no, max(change_no) AS change_no FROM account_changes
       WHERE applied_at IS NULL AND account_no > $1 AND created_at < now() - make_interval(secs => $2::float8)
       GROUP BY account_no ORDER BY account_no LIMIT $3) AS c
 JOIN accounts AS a USING (account_no) ORDER BY a.account_no;
 
--- name: account_no
-SELECT account_no FROM accounts WHERE address = $1;
+-- name: try_projecting
+SELECT pg_try_advisory_xact_lock(hashtextextended('meterd projector', 0));
 
 -- name: records
 -- One statement, so one snapshot: what is not among the records was not in the ledger at fresh_ms.

@@ -1,0 +1,86 @@
+"""Makes outbox entries as the scripts write them, and keeps the balances that they claim: what Postgres must add up to."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import uuid
+from typing import Any
+
+from meterd.core import ids
+from meterd.postgres import catalog, records
+from meterd.redis import keys
+
+TERMS = {"item": "model:openai/gpt-4o-mini", "user": "u1", "team": "t1", "op": "op-1", "pv": "2026-11-01.1", "model": "gpt-4o-mini"}
+DETAIL = {
+    "us": 1,
+    "cost": "0.00012345",
+    "model": "gpt-4o-mini-2024-07-18",
+    "usage": {"input_tokens": 1200, "output_tokens": 300},
+    "lines": [["input", "1200", "0.00000015", "0.00018"], ["output", "300", "0.0000006", "0.00018"]],
+    "exact": "123450.5",
+}
+
+
+@dataclasses.dataclass
+class Writer:
+    """Writes the records of one account. `available` is by grant."""
+
+    address: str
+    partition: int
+    epoch: int = 1
+    seq: int = 0
+    txn: str = ""
+    wallet: str = "default"
+    available: dict[uuid.UUID, int] = dataclasses.field(default_factory=dict[uuid.UUID, int])
+    granted: int = 0
+    spent: int = 0
+    expired: int = 0
+    revoked: int = 0
+    entries: list[dict[bytes, bytes]] = dataclasses.field(default_factory=list[dict[bytes, bytes]])
+
+    def entry(self, kind: str, txn: uuid.UUID, **fields: Any) -> dict[bytes, bytes]:
+        self.seq += 1
+        values: dict[str, Any] = dict.fromkeys((name.decode() for name in records.NAMES), "0")
+        values |= {"k": kind, "t": txn.hex, "p": self.txn, "a": self.address, "e": self.epoch, "s": self.seq}
+        values |= {"at": ids.uuid7_ms(txn), "w": self.wallet, "d": "", "y": "", "z": "", "f": "", "m": "", "j": ""}
+        values |= {"b": sum(self.available.values())} | fields
+        assert len(values) == len(records.NAMES)
+        self.txn = kind + txn.hex
+        encoded = {name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in values.items()}
+        self.entries.append(encoded)
+        return encoded
+
+    def grant(self, row: catalog.Grant) -> dict[bytes, bytes]:
+        self.available[row.grant_id] = row.amount_micros
+        self.granted += row.amount_micros
+        return self.entry("G", row.grant_id, g=row.amount_micros, i=row.change_no)
+
+    def commit(self, amount: int, *, now_ms: int, terms: Any = TERMS, detail: Any = DETAIL, **fields: Any) -> dict[bytes, bytes]:
+        txn = ids.uuid7(now_ms)
+        grant_id = next(grant for grant, left in self.available.items() if left >= amount)
+        self.available[grant_id] -= amount
+        self.spent += amount
+        settled = {"h": amount + 5, "c": amount, "r": 5, "d": f"{grant_id.hex}:{amount}", "l": 2}
+        settled |= {"f": hashlib.sha256(txn.bytes).digest()[:8].hex(), "m": json.dumps(terms), "j": json.dumps(detail)}
+        return self.entry("C", txn, **settled | fields)
+
+    def revoke(self, revocation: catalog.Revocation) -> dict[bytes, bytes]:
+        grant_id = revocation.grant.grant_id
+        amount, self.available[grant_id] = self.available[grant_id], 0
+        self.revoked += amount
+        return self.entry("V", revocation.revocation_id, v=amount, z=f"{grant_id.hex}:{amount}", i=revocation.change_no)
+
+    def expire_grant(self, grant_id: uuid.UUID) -> dict[bytes, bytes]:
+        amount, self.available[grant_id] = self.available[grant_id], 0
+        self.expired += amount
+        return self.entry("X", grant_id, x=amount, y=f"{grant_id.hex}:{amount}")
+
+    async def send(self, client: Any) -> None:
+        """XADDs what was made since the last time."""
+        pipeline = client.pipeline(transaction=False)
+        for fields in self.entries:
+            pipeline.xadd(keys.outbox(self.partition), fields)
+        self.entries = []
+        await pipeline.execute()
