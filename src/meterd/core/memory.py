@@ -114,7 +114,7 @@ class MemoryLedger:
         return found
 
     def _balance(self, account: _Account, name: str) -> ledger.Balance:
-        wallet = account.wallets[name]
+        wallet = account.wallets.get(name, _Wallet())
         free = wallet.available(self.now_ms)
         return ledger.Balance(wallet=name, available_micros=free, held_micros=wallet.held, seq=account.seq, epoch=1)
 
@@ -428,8 +428,8 @@ class MemoryLedger:
         account, ended = self._accounts.get(address), 0
         if account is None:
             return 0
-        for wallet in account.wallets.values():
-            for grant in list(wallet.grants):
+        for _, wallet in sorted(account.wallets.items()):
+            for grant in sorted(wallet.grants, key=_Grant.burn_key):
                 if grant.is_expired(self.now_ms) and grant.available:
                     account.expired += grant.available
                     grant.available = 0
@@ -441,7 +441,7 @@ class MemoryLedger:
         account = self._account(address)
         name = "" if isinstance(change, ledger.SettingsChange) else change.wallet
         if change.change_no <= account.change_no:
-            balance = self._balance(account, name) if name in account.wallets else None
+            balance = self._balance(account, name) if name else None
             return ledger.Applied(already=True, amount_micros=0, balance=balance)
         match change:
             case ledger.GrantChange():
@@ -456,7 +456,7 @@ class MemoryLedger:
                 amount, kind, txn = 0, ledger.Kind.SETTINGS, change.change_id
         account.change_no = change.change_no
         self._record(address, account, kind, txn)
-        balance = self._balance(account, name) if name in account.wallets else None
+        balance = self._balance(account, name) if name else None
         return ledger.Applied(already=False, amount_micros=amount, balance=balance)
 
     def _grant(self, account: _Account, change: ledger.GrantChange) -> int:

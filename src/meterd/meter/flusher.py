@@ -26,10 +26,10 @@ _SQL = sql.read("flusher")
 
 # First half of the two-part advisory locks, one per partition: "flus".
 LOCK_CLASS = 0x666C7573
-# A transaction of this many rows takes about a quarter of a second, which bounds the lag it adds.
-BATCH_ROWS_MAX = 4_000
+# A transaction of this many rows takes about a tenth of a second, which bounds the lag it adds.
+BATCH_ROWS_MAX = 2_000
 # With every partition behind, each still gets its turn in each transaction.
-SLICE_ROWS_MIN = 64
+SLICE_ROWS_MIN = 16
 # Rows kept behind the cursor in Redis: what the fence and a recovery look at.
 RETENTION_MS = 15 * 60 * 1000
 # Trimming this many entries takes well under a millisecond of Redis' time.
@@ -75,6 +75,7 @@ class _Position:
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Read:
     slices: Sequence[journal.Slice]
+    decoded: journal.Decoded
     # Time (ms) of the oldest entry; None without entries.
     oldest_ms: int | None
     # Whether a stream has more than was read.
@@ -279,7 +280,7 @@ class Flusher:
         if oldest:
             self._busy = len(oldest)
         more = any(len(part.entries) == count for part in slices)
-        return _Read(slices=slices, oldest_ms=min(oldest) if oldest else None, more=more)
+        return _Read(slices=slices, decoded=journal.decode(slices), oldest_ms=min(oldest) if oldest else None, more=more)
 
     async def _write(self, found: _Read) -> None:
         if found.more:
@@ -287,7 +288,9 @@ class Flusher:
             moved = {part.partition: part.entries[-1][0].decode() for part in found.slices if part.entries}
             self._ahead = asyncio.ensure_future(self._read(moved))
         try:
-            written = await journal.write(self._connection, found.slices, failpoint=self._failpoint)
+            written = await journal.write(
+                self._connection, found.slices, decoded=found.decoded, failpoint=self._failpoint
+            )
         except journal.MovedError as exc:
             _log.info("reading again: %s", exc)
             await self._drop_ahead()

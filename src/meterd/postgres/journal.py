@@ -102,24 +102,36 @@ class _Fold:
     repeated: int = 0
 
 
-async def write(connection: Any, slices: Sequence[Slice], *, failpoint: Failpoint = no_failpoint) -> Written:
+Decoded = tuple[records.Columns, list[records.Dead]]
+
+
+def decode(slices: Sequence[Slice]) -> Decoded:
+    """What `write` does first. Done ahead, it takes place while Postgres is busy with the batch before."""
+    partitions = [part.partition for part in slices for _ in part.entries]
+    return records.decode(partitions, [entry for part in slices for entry in part.entries])
+
+
+async def write(
+    connection: Any, slices: Sequence[Slice], *, decoded: Decoded | None = None, failpoint: Failpoint = no_failpoint
+) -> Written:
     """Writes all entries of `slices` and moves the cursors. What cannot be written is put into outbox_dead, with what follows in its account.
 
     One transaction, except where a bad entry has to be found by halving. MovedError: another flusher was there, nothing was written.
     Errors of the server (asyncpg.PostgresError, OSError …) leave it open whether the last transaction was committed; the cursors tell.
     """
+    batch = decode(slices) if decoded is None else decoded
     try:
         try:
-            return await _transact(connection, slices, failpoint, careful=False, condemned="")
+            return await _transact(connection, slices, batch, failpoint, careful=False, condemned="")
         except _DoubtError:
-            return await _transact(connection, slices, failpoint, careful=True, condemned="")
+            return await _transact(connection, slices, batch, failpoint, careful=True, condemned="")
     except (asyncpg.PostgresError, ValueError, _RejectedError) as exc:
         count = sum(len(part.entries) for part in slices)
         if count == 0 or not _is_poison(exc):
             raise
         if count == 1:
             reason = f"{type(exc).__name__}: {exc}".replace("\0", "?")[:500]
-            return await _transact(connection, slices, failpoint, careful=True, condemned=reason)
+            return await _transact(connection, slices, batch, failpoint, careful=True, condemned=reason)
     first, second = _halves(slices, count // 2)
     return await write(connection, first, failpoint=failpoint) + await write(connection, second, failpoint=failpoint)
 
@@ -151,11 +163,10 @@ def _halves(slices: Sequence[Slice], count: int) -> tuple[list[Slice], list[Slic
 
 
 async def _transact(
-    connection: Any, slices: Sequence[Slice], failpoint: Failpoint, *, careful: bool, condemned: str
+    connection: Any, slices: Sequence[Slice], decoded: Decoded, failpoint: Failpoint, *, careful: bool, condemned: str
 ) -> Written:
-    partitions = [part.partition for part in slices for _ in part.entries]
-    entries = [entry for part in slices for entry in part.entries]
-    columns, dead = records.decode(partitions, entries)
+    columns, undecodable = decoded
+    dead = list(undecodable)
     async with connection.transaction(isolation="read_committed"):
         await failpoint("begun")
         await _lock_partitions(connection, slices)

@@ -249,21 +249,25 @@ class RedisLedger:
         if reply[0] == b"NOTLOADED":
             return None
         self._raise_unless(reply, b"ACCOUNT", partition)
-        return self._account_state(reply, address, partition), reply[1]
+        return self.account_state(reply, address), reply[1]
 
-    async def holds(self, address: str) -> Sequence[ledger.Held]:
-        """Open holds of the account, soonest to expire first. Scans the partition's deadlines; not for the hot path."""
+    async def deadlines(self, address: str) -> list[tuple[int, uuid.UUID]]:
+        """When the account's open holds expire (ms), soonest first. Scans the partition's deadlines; not for the hot path."""
         partition = ids.partition_of(address, self.partitions)
-        cursor, found = b"0", list[tuple[float, uuid.UUID]]()
+        cursor, found = b"0", set[tuple[int, uuid.UUID]]()
         while True:
             command = ("ZSCAN", keys.deadlines(partition), cursor, "MATCH", f"*{address}", "COUNT", str(_SCAN_COUNT))
             cursor, pairs = await self._run.command(command)
             for member, score in zip(pairs[::2], pairs[1::2], strict=True):
-                found.append((float(score), keys.parse_deadline_member(member.decode())[0]))
+                found.add((int(float(score)), keys.parse_deadline_member(member.decode())[0]))
             if cursor == b"0":
-                break
+                return sorted(found)
+
+    async def holds(self, address: str) -> Sequence[ledger.Held]:
+        """Open holds of the account, soonest to expire first; as costly as `deadlines`."""
+        found = await self.deadlines(address)
         state = await self.account(address)
-        views = [await self.hold(state.tenant_id, address, hold) for _, hold in sorted(set(found))] if state else []
+        views = [await self.hold(state.tenant_id, address, hold) for _, hold in found] if state else []
         return [view for view in views if isinstance(view, ledger.Held)]
 
     def _hold_keys(self, address: str, hold: uuid.UUID) -> tuple[int, tuple[str, ...]]:
@@ -401,8 +405,9 @@ class RedisLedger:
             return ledger.AskDurable()
         return self._raise(reply, partition)
 
-    def _account_state(self, reply: runner.Reply, address: str, partition: int) -> ledger.AccountState:
-        sentinel = self.sentinels[partition] or b"0:"
+    def account_state(self, reply: runner.Reply, address: str) -> ledger.AccountState:
+        """What the script `account` answered, as a value."""
+        sentinel = self.sentinels[ids.partition_of(address, self.partitions)] or b"0:"
         tenant, account, seq, txn, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
         policy, overdraft, strict, frozen = settings
         return ledger.AccountState(
@@ -420,7 +425,7 @@ class RedisLedger:
             overdraft_limit_micros=overdraft,
             strict_expiry=strict == 1,
             frozen=frozen == 1,
-            wallets=[_wallet_state(wallet) for wallet in reply[3]],
+            wallets=[_wallet_state(wallet) for wallet in sorted(reply[3])],
             held_micros=held,
             epoch=int(sentinel[: sentinel.index(b":")]),
             holds_open=holds,

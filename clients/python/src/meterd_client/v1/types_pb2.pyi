@@ -143,7 +143,7 @@ class CreditsCharge(_message.Message):
     def __init__(self, amount_micros: _Optional[int] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "input_audio_tokens", "cache_audio_read_tokens", "output_audio_tokens", "input_image_tokens", "output_image_tokens", "input_video_tokens", "web_searches", "requests")
+    __slots__ = ("input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens", "reasoning_tokens", "input_audio_tokens", "cache_audio_read_tokens", "output_audio_tokens", "input_image_tokens", "output_image_tokens", "input_video_tokens", "web_searches", "requests", "cache_image_read_tokens", "output_video_tokens", "citation_tokens", "storage_searches")
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +158,10 @@ class Usage(_message.Message):
     INPUT_VIDEO_TOKENS_FIELD_NUMBER: _ClassVar[int]
     WEB_SEARCHES_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_IMAGE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_VIDEO_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CITATION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STORAGE_SEARCHES_FIELD_NUMBER: _ClassVar[int]
     input_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
@@ -172,7 +176,11 @@ class Usage(_message.Message):
     input_video_tokens: int
     web_searches: int
     requests: int
-    def __init__(self, input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., cache_write_1h_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., input_audio_tokens: _Optional[int] = ..., cache_audio_read_tokens: _Optional[int] = ..., output_audio_tokens: _Optional[int] = ..., input_image_tokens: _Optional[int] = ..., output_image_tokens: _Optional[int] = ..., input_video_tokens: _Optional[int] = ..., web_searches: _Optional[int] = ..., requests: _Optional[int] = ...) -> None: ...
+    cache_image_read_tokens: int
+    output_video_tokens: int
+    citation_tokens: int
+    storage_searches: int
+    def __init__(self, input_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., cache_write_1h_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ..., input_audio_tokens: _Optional[int] = ..., cache_audio_read_tokens: _Optional[int] = ..., output_audio_tokens: _Optional[int] = ..., input_image_tokens: _Optional[int] = ..., output_image_tokens: _Optional[int] = ..., input_video_tokens: _Optional[int] = ..., web_searches: _Optional[int] = ..., requests: _Optional[int] = ..., cache_image_read_tokens: _Optional[int] = ..., output_video_tokens: _Optional[int] = ..., citation_tokens: _Optional[int] = ..., storage_searches: _Optional[int] = ...) -> None: ...
 
 class CostLine(_message.Message):
     __slots__ = ("usage_class", "quantity", "unit_price", "cost_usd")

@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup run test check bench proto lock fmt clean
+
+help: ## Print what there is
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/ready ## Create .venv with the locked dependencies
+
+.venv/ready: requirements.lock pyproject.toml clients/python/pyproject.toml
+	@scripts/setup $(PYTHON)
+
+run: setup ## Start Valkey, Postgres and meterd, play a small trace, then keep serving
+	@$(BIN)/meterd dev --play 500
+
+test: setup ## Run all tests against servers that they start themselves
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: setup ## Lint, types, floors, protos, generated stubs
+	@scripts/check
+
+bench: setup ## Measure, with ratios in one run
+	@$(BIN)/python -m benchmarks
+
+proto: setup ## Generate the stubs from protos/
+	@scripts/proto clients/python/src/meterd_client
+
+lock: setup ## Resolve the locked dependencies anew
+	@scripts/lock
+
+fmt: setup ## Format the code
+	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
+
+clean: ## Remove what setup and runs left behind
+	@rm -rf .venv .meterd .pytest_cache .ruff_cache .hypothesis
