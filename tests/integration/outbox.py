@@ -43,12 +43,14 @@ class Writer:
     def entry(self, kind: str, txn: uuid.UUID, **fields: Any) -> dict[bytes, bytes]:
         self.seq += 1
         values: dict[str, Any] = dict.fromkeys((name.decode() for name in records.NAMES), "0")
-        values |= {"k": kind, "t": txn.hex, "p": self.txn, "a": self.address, "e": self.epoch, "s": self.seq}
-        values |= {"at": ids.uuid7_ms(txn), "w": self.wallet, "d": "", "y": "", "z": "", "f": "", "m": "", "j": ""}
+        values |= {"k": kind, "t": txn.hex, "p": self.txn or "-", "a": self.address, "e": self.epoch, "s": self.seq}
+        values |= {"at": ids.uuid7_ms(txn), "w": self.wallet, "d": "-", "y": "-", "z": "-", "f": "-", "m": "", "j": ""}
         values |= {"b": sum(self.available.values())} | fields
         assert len(values) == len(records.NAMES)
         self.txn = kind + txn.hex
-        encoded = {name.encode(): value if isinstance(value, bytes) else str(value).encode() for name, value in values.items()}
+        terms, detail = (text if isinstance(text, bytes) else text.encode() for text in (values.pop("m"), values.pop("j")))
+        core = " ".join(str(values[name.decode()]) for name in records.NAMES[:-2])
+        encoded = {b"r": core.encode(), b"m": terms, b"j": detail}
         self.entries.append(encoded)
         return encoded
 

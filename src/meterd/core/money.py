@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 from meterd.core import errors
@@ -18,6 +19,62 @@ FEMTOS_PER_USD = 10**15
 def ceil_div(numerator: int, denominator: int) -> int:
     """The smallest integer that is not below numerator ÷ denominator. denominator > 0."""
     return -(-numerator // denominator)
+
+
+def charge_micros(numerator: int, denominator: int) -> int:
+    """The charge for exactly numerator ÷ denominator micro-credits, rounded up: the one rounding of a settlement.
+
+    Neither is negative, denominator > 0. OutOfRangeError above 2^53 − 1.
+    """
+    amount = -(-numerator // denominator)
+    if amount > AMOUNT_MAX_MICROS:
+        raise errors.OutOfRangeError("amount_micros", f"the price of {amount} is above 2^53 − 1 micro-credits")
+    return amount
+
+
+def covered_units(budget_micros: int, numerator: int, denominator: int, fixed: int, unit: int) -> int:
+    """The most units that a budget covers: the inverse of charge_micros((fixed + units × unit) × numerator, denominator).
+
+    −1 if the budget does not cover `fixed` alone. unit > 0, numerator > 0.
+    """
+    left = budget_micros * denominator - fixed * numerator
+    return left // (unit * numerator) if left >= 0 else -1
+
+
+def scaled(value: Decimal, decimals: int) -> int | None:
+    """`value` × 10^decimals as an int; None if that is not whole. `value` is finite."""
+    sign, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    number = int("".join(map(str, digits)))
+    shift = exponent + decimals
+    if shift >= 0:
+        number *= 10**shift
+    else:
+        number, rest = divmod(number, 10**-shift)
+        if rest:
+            return None
+    return -number if sign else number
+
+
+def decimal_string(value: int, decimals: int) -> str:
+    """`value` ÷ 10^decimals without exponent and trailing zeros: (1500, 3) -> "1.5". value ≥ 0."""
+    whole, part = divmod(value, 10**decimals)
+    return f"{whole}.{part:0{decimals}d}".rstrip("0").rstrip(".") if decimals else str(whole)
+
+
+def ratio_string(numerator: int, denominator: int) -> str:
+    """Exact numerator ÷ denominator as a decimal string, or as "n/d" where it has no end. Both ≥ 0, denominator > 0."""
+    common = math.gcd(numerator, denominator)
+    numerator, denominator = numerator // common, denominator // common
+    twos = (denominator & -denominator).bit_length() - 1
+    fives, rest = 0, denominator >> twos
+    while rest % 5 == 0:
+        rest //= 5
+        fives += 1
+    if rest != 1:
+        return f"{numerator}/{denominator}"
+    decimals = max(twos, fives)
+    return decimal_string(numerator * 10**decimals // denominator, decimals)
 
 
 def checked_micros(value: int, field: str) -> int:

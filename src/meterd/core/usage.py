@@ -108,6 +108,14 @@ def _check_sums(counts: Mapping[str, int], field: str) -> None:
             raise errors.InvalidArgumentError(f"{field}.{first}", reason)
 
 
+def with_counts(usage: Usage, **counts: Unpack[Counts]) -> Usage:
+    """The usage with these counts instead of its own; for the hot path, where dataclasses.replace takes 5 µs."""
+    changed = Usage()
+    changed.__dict__.update(usage.__dict__)
+    changed.__dict__.update(counts)
+    return changed
+
+
 def set_counts(usage: Usage) -> dict[str, int]:
     """The counts that are not 0, by field; `Usage(**set_counts(usage)) == usage`."""
     return {name: count for name, count in usage.__dict__.items() if count}

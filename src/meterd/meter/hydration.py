@@ -24,13 +24,13 @@ UNKNOWN_COUNT_MAX = 10_000
 POSTGRES_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 
-async def load(connection: Any, store: ledger.Ledger, address: str) -> dict[int, ledger.Applied]:
+async def load(connection: Any, store: ledger.Ledger, address: str, tenant_id: str = "") -> dict[int, ledger.Applied]:
     """Puts the account and all its unconfirmed changes into Redis; answers the changes by number. The connection holds its lock.
 
-    NotFoundError: no such account. A change that Redis refuses stays pending, and those behind it.
+    NotFoundError: no such account, or another tenant's than `tenant_id`. A change that Redis refuses stays pending, and those behind it.
     """
     state = await fold.state(connection, address)
-    if state is None:
+    if state is None or (tenant_id and state.tenant_id != tenant_id):
         raise errors.NotFoundError("account_id: no such account")
     await store.load(state)
     return await apply(store, address, await fold.changes_after(connection, address, state.change_no))
@@ -57,39 +57,41 @@ class Hydrator:
         self._connections = connections
         self._store = store
         self._clock_s = clock_s
-        self._flights: dict[str, asyncio.Task[None]] = {}
-        self._unknown: dict[str, float] = {}
+        self._flights: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._unknown: dict[tuple[str, str], float] = {}
 
-    async def hydrate(self, address: str) -> None:
-        """Returns when Redis has the account; one that is there is left as it is.
+    async def hydrate(self, tenant_id: str, address: str) -> None:
+        """Returns when Redis has the tenant's account; one that is there is left as it is.
 
         NotFoundError: Postgres has no such account (remembered for a second). UnavailableError: a store is away.
         """
-        if self._unknown and self._clock_s() < self._unknown.get(address, 0.0):
+        key = (tenant_id, address)
+        if self._unknown and self._clock_s() < self._unknown.get(key, 0.0):
             raise errors.NotFoundError("account_id: no such account")
-        flight = self._flights.get(address)
+        flight = self._flights.get(key)
         if flight is None:
-            flight = asyncio.create_task(self._fly(address))
-            self._flights[address] = flight
-            flight.add_done_callback(lambda done: self._landed(address, done))
+            flight = asyncio.create_task(self._fly(key))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._landed(key, done))
         # A caller that goes away must not take the flight from the others.
         await asyncio.shield(flight)
 
-    def _landed(self, address: str, flight: asyncio.Task[None]) -> None:
-        del self._flights[address]
+    def _landed(self, key: tuple[str, str], flight: asyncio.Task[None]) -> None:
+        del self._flights[key]
         if not flight.cancelled():
             # Marks the error as seen: every caller may have gone away.
             flight.exception()
 
-    async def _fly(self, address: str) -> None:
+    async def _fly(self, key: tuple[str, str]) -> None:
+        tenant_id, address = key
         try:
             async with fold.locked(self._connections, address) as connection:
-                await load(connection, self._store, address)
+                await load(connection, self._store, address, tenant_id)
         except errors.NotFoundError:
             if len(self._unknown) >= UNKNOWN_COUNT_MAX:
                 self._unknown.clear()
-            self._unknown[address] = self._clock_s() + UNKNOWN_TTL_S
+            self._unknown[key] = self._clock_s() + UNKNOWN_TTL_S
             raise
         except POSTGRES_ERRORS as exc:
             raise errors.UnavailableError(f"Postgres is away, and the account is not in Redis: {exc}; retry with the same id") from exc
-        self._unknown.pop(address, None)
+        self._unknown.pop(key, None)

@@ -34,7 +34,9 @@ class Durable:
     partition: int
     seq: int
     last_txn: str
+    # The last change in the ledger, and the last that was decided.
     change_no: int
+    change_no_last: int
     granted_micros: int
     spent_micros: int
     expired_micros: int
@@ -195,8 +197,8 @@ def _grants(durable: Durable, state: ledger.AccountState, records: Sequence[ledg
 
 
 def _settings(durable: Durable, state: ledger.AccountState) -> list[Finding]:
-    """Settings are equal where both sides have the same changes; a change on its way says nothing yet."""
-    if state.change_no != durable.change_no:
+    """Settings are equal once Redis has every change that was decided."""
+    if state.change_no != durable.change_no_last:
         return []
     pairs = [
         ("overage_policy", durable.overage, state.overage),

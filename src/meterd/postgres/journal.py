@@ -204,7 +204,7 @@ async def _lock_accounts(connection: Any, columns: records.Columns) -> dict[byte
             tenant_id=row[2],
             partition=row[3],
             seq=row[4],
-            txn=row[5].encode(),
+            txn=row[5].encode() or records.EMPTY,
             change_no=row[6],
             parked=row[7],
         )
@@ -349,7 +349,8 @@ def _fold(columns: records.Columns, accounts: dict[bytes, _Account], existing: d
         account.expired += expired[at]
         account.revoked += revoked[at]
         account.change_no = max(account.change_no, changes[at])
-        wallets[account.no, names[at]] = len(places)
+        if kinds[at] != b"S":
+            wallets[account.no, names[at]] = len(places)
         places.append(at)
         owners.append(account)
         for which, column in enumerate(draws):
@@ -422,7 +423,7 @@ async def _count(connection: Any, columns: records.Columns, fold: _Fold) -> None
         _texts([account.txn for account in accounts]),
         *(_numbers([getattr(account, name) for account in accounts]) for name in sums),
     )
-    wallets = sorted((key, at) for key, at in fold.wallets.items() if key[1])
+    wallets = sorted(fold.wallets.items())
     if wallets:
         tenants, places = _tenants([touched[no] for (no, _), _ in wallets])
         await connection.execute(
@@ -505,7 +506,7 @@ def _last_txn(part: Slice) -> str:
     if not part.entries:
         return ""
     fields = part.entries[-1][1]
-    return (fields.get(b"k", b"")[:1] + fields.get(b"t", b"")[:32]).decode("ascii", "replace").replace("\0", "?")
+    return (records.value(fields, b"k")[:1] + records.value(fields, b"t")[:32]).decode("ascii", "replace").replace("\0", "?")
 
 
 async def revive(connection: Any, address: str) -> int:

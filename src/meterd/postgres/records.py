@@ -11,16 +11,18 @@ from typing import Any
 # An entry as it stands in the stream: its id, and names and values in order.
 Entry = tuple[bytes, dict[bytes, bytes]]
 
-# The stream's field names in the order of core.ledger.Record, which is the order in which the scripts write them.
+# An entry's fields: the record's core, the terms and the detail.
+FIELDS = (b"r", b"m", b"j")
+# What stands in the core, between spaces, and then the other two; core.ledger.Record explains the names. "-" is an empty text.
 NAMES = (
     *(b"k", b"t", b"p", b"a", b"e", b"s", b"at", b"w", b"h", b"g", b"c", b"r", b"u", b"x", b"v"),
     *(b"d", b"y", b"z", b"b", b"o", b"q", b"n", b"i", b"f", b"l", b"m", b"j"),
 )
+EMPTY = b"-"
+_PLACE = {name: at for at, name in enumerate(NAMES)}
 KINDS = frozenset((b"C", b"L", b"R", b"E", b"H", b"G", b"V", b"X", b"S"))
 # The columns that the counters need as numbers; Postgres reads the others itself.
 _COUNTED = (b"e", b"s", b"g", b"c", b"x", b"v", b"n", b"i")
-# Their values go to Postgres inside one quoted array literal.
-_QUOTED = (b"k", b"t", b"p", b"a", b"w", b"d", b"y", b"z", b"f")
 # Enough to tell records apart, and half the size of the whole.
 DIGEST_BYTES = 16
 TXN_CHARS = 32
@@ -101,6 +103,12 @@ def digest(values: Iterable[bytes]) -> str:
     return hashlib.sha256(b"\0".join(values)).hexdigest()[: 2 * DIGEST_BYTES]
 
 
+def value(fields: dict[bytes, bytes], name: bytes) -> bytes:
+    """One value of an entry that may be no record; b"" where it has none."""
+    parts = fields.get(b"r", b"").split(b" ")
+    return parts[_PLACE[name]] if len(parts) > _PLACE[name] else b""
+
+
 def decode(partitions: list[int], entries: list[Entry]) -> tuple[Columns, list[Dead]]:
     """The entries as columns, and those that are no records. `partitions` and `entries` go together, in stream order."""
     try:
@@ -117,7 +125,7 @@ def _decode_each(partitions: list[int], entries: list[Entry]) -> tuple[Columns, 
         try:
             _decode_all([partitions[at]], [entry])
         except ValueError as exc:
-            address = entry[1].get(b"a", b"").decode("ascii", "replace").replace("\0", "?")
+            address = value(entry[1], b"a").decode("ascii", "replace").replace("\0", "?")
             reason = f"{type(exc).__name__}: {exc}".replace("\0", "?")[:500]
             dead.append(
                 Dead(
@@ -135,21 +143,21 @@ def _decode_each(partitions: list[int], entries: list[Entry]) -> tuple[Columns, 
 
 
 def _decode_all(partitions: list[int], entries: list[Entry]) -> Columns:
-    rows: list[tuple[bytes, ...]] = []
+    rows: list[list[bytes]] = []
     for _, fields in entries:
-        if tuple(fields) != NAMES:
+        if tuple(fields) != FIELDS:
             raise ValueError("the entry's fields are not those of a record")
-        rows.append(tuple(fields.values()))
+        core, terms, detail = fields.values()
+        rows.append([*core.split(b" "), terms, detail])
+        # Values go to Postgres inside quoted array literals.
+        if len(rows[-1]) != len(NAMES) or b'"' in core or b"\\" in core or not core.isascii():
+            raise ValueError("the entry's core is not that of a record")
     columns: list[Sequence[bytes]] = list(zip(*rows, strict=True)) if rows else [()] * len(NAMES)
     values = dict(zip(NAMES, columns, strict=True))
     if not KINDS.issuperset(values[b"k"]):
         raise ValueError("unknown kind of record")
     if any(len(txn) != TXN_CHARS for txn in values[b"t"]):
         raise ValueError("a transaction id is not 32 hex digits")
-    for name in _QUOTED:
-        joined = b"".join(values[name])
-        if b'"' in joined or b"\\" in joined or not joined.isascii():
-            raise ValueError(f"field {name.decode()} has a character that it cannot have")
     return Columns(
         partitions=partitions,
         entries=entries,
@@ -159,7 +167,7 @@ def _decode_all(partitions: list[int], entries: list[Entry]) -> Columns:
         drawn=list(map(_draws, values[b"d"])),
         expired=list(map(_draws, values[b"y"])),
         revoked=list(map(_draws, values[b"z"])),
-        digests=list(map(digest, rows)),
+        digests=[digest(fields.values()) for _, fields in entries],
     )
 
 
@@ -167,7 +175,7 @@ _NO_DRAWS: Draws = []
 
 
 def _draws(text: bytes) -> Draws:
-    if not text:
+    if text == EMPTY:
         return _NO_DRAWS
     found: Draws = []
     for part in text.split(b","):

@@ -18,14 +18,17 @@ INSERT INTO ledger (
     subject_user, subject_team, subject_key, operation_id, item, price_version, model, usage_state, cost_usd,
     terms, detail, request_digest, digest)
 SELECT
-    account_no, ($33::text[])[tenant_place], meterd_time(txn_ms), kind, txn, prev_txn, epoch, seq, meterd_time(at_ms), partition, entry_id, wallet,
+    account_no, ($33::text[])[tenant_place], meterd_time(txn_ms), kind, txn, CASE prev_txn WHEN '-' THEN '' ELSE prev_txn END, epoch, seq,
+    meterd_time(at_ms), partition, entry_id, CASE kind WHEN 'S' THEN '' ELSE wallet END,
     held_before, granted, charged, returned, uncollected, expired_sum, revoked_sum,
-    string_to_array(drawn, ','), string_to_array(expired, ','), string_to_array(revoked, ','),
+    CASE drawn WHEN '-' THEN '{}' ELSE string_to_array(drawn, ',') END,
+    CASE expired WHEN '-' THEN '{}' ELSE string_to_array(expired, ',') END,
+    CASE revoked WHEN '-' THEN '{}' ELSE string_to_array(revoked, ',') END,
     balance_after, debt_after, wallet_held_after, held_after, change_no, overage,
     terms ->> 'user', terms ->> 'team', terms ->> 'key', terms ->> 'op', terms ->> 'item', terms ->> 'pv',
     coalesce(detail ->> 'model', terms ->> 'model'),
     coalesce((detail ->> 'us')::smallint, 0), NULLIF(detail ->> 'cost', '')::numeric,
-    terms, detail, decode(request_digest, 'hex'), decode(digest, 'hex')
+    terms, detail, decode(CASE request_digest WHEN '-' THEN '' ELSE request_digest END, 'hex'), decode(digest, 'hex')
 FROM (
     SELECT u.*, NULLIF(terms_text, '')::jsonb AS terms, NULLIF(detail_text, '')::jsonb AS detail
     FROM unnest(

@@ -42,8 +42,8 @@ SELECT address FROM accounts WHERE partition = $1 ORDER BY account_no;
 SELECT address FROM accounts WHERE address = ANY($1::text[]);
 
 -- name: accounts_of_partition
-SELECT account_no, tenant_id, account_id, address, partition, last_seq, last_txn, applied_change_no, granted_micros, spent_micros,
-    expired_micros, revoked_micros, overage_policy, overdraft_limit_micros, strict_expiry, frozen
+SELECT account_no, tenant_id, account_id, address, partition, last_seq, last_txn, applied_change_no, change_no,
+    granted_micros, spent_micros, expired_micros, revoked_micros, overage_policy, overdraft_limit_micros, strict_expiry, frozen
 FROM accounts WHERE partition = $1 ORDER BY account_no;
 
 -- name: wallets_of

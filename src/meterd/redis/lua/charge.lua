@@ -32,6 +32,7 @@ if a[SPENT] + charged > MAX then return {'RANGE'} end
 a[WORTH], a[SPENT] = a[WORTH] - charged, a[SPENT] + charged
 local r = {kind = 'H', txn = ARGV[11], address = ARGV[12], wallet = ARGV[2], charged = charged, uncollected = charge - charged,
   drawn = spent, digest = ARGV[4], policy = policy == 4 and 2 or policy, terms = ARGV[6], detail = ARGV[7]}
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 local ended = {6, ARGV[4], '', charged, 0, charge - charged, 0, now, spent, ARGV[2], a[SEQ], available(w, now), w[2], 0}

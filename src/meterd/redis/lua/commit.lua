@@ -52,6 +52,7 @@ if open then a[HELD], a[HOLDS] = a[HELD] - amount, a[HOLDS] - 1 end
 a[WORTH] = a[WORTH] + back - sum(more) - debt
 a[SPENT], a[EXPIRED], a[REVOKED] = a[SPENT] + charged, a[EXPIRED] + r.expired, a[REVOKED] + r.revoked
 if not is_conserved(a) then return {'BROKEN'} end
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 if open then call('ZREM', KEYS[4], ARGV[7]) end

@@ -7,6 +7,7 @@ local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local a = read_account(KEYS[2], '')
 if not a or a[CHANGE] ~= tonumber(ARGV[4]) then return {'CHANGED'} end
+call('ZCARD', KEYS[3])
 -- checks above, writes below
 if ARGV[3] == '0' then call('ZREM', KEYS[3], ARGV[2])
 else call('ZADD', KEYS[3], ARGV[3], ARGV[2]) end

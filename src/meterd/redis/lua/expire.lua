@@ -27,6 +27,7 @@ local r = {kind = 'E', txn = ARGV[4], address = ARGV[5], wallet = wallet, amount
 a[HELD], a[HOLDS], a[WORTH], a[SPENT] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH] + back, a[SPENT] + charge
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + r.expired, a[REVOKED] + r.revoked
 if not is_conserved(a) then return {'BROKEN'} end
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 call('ZREM', KEYS[4], ARGV[3])

@@ -15,6 +15,7 @@ for i = 3, #w do
   if g[4] > 0 and g[4] <= now and g[2] > 0 and #due < tonumber(ARGV[4]) then due[#due + 1] = g
   elseif g[4] > 0 and g[2] + g[3] > 0 and (soonest == 0 or g[4] < soonest) and (g[4] > now or g[2] > 0) then soonest = g[4] end
 end
+check_types(KEYS)
 -- checks above, writes below
 for _, g in ipairs(due) do
   local amount = g[2]

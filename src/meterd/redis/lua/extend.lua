@@ -32,6 +32,7 @@ w[2] = w[2] + more
 hold[4] = hold[4] + more
 a[WORTH], a[HELD] = a[WORTH] - more, a[HELD] + more
 hold[7] = math.max(hold[7], now + ttl)
+check_types(KEYS)
 -- checks above, writes below
 if more > 0 then
   call('HSET', KEYS[2], 'c', cmsgpack.pack(a), 'w:' .. hold[3], cmsgpack.pack(w))

@@ -29,6 +29,7 @@ end
 table.insert(w, at, g)
 a[CHANGE], a[GRANTED], a[WORTH] = number, a[GRANTED] + amount, a[WORTH] + amount
 local r = {kind = 'G', txn = hex(ARGV[3]), address = ARGV[10], wallet = ARGV[4], granted = amount, drawn = paid, change = number}
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 if expires > 0 then call('ZADD', KEYS[4], 'LT', ARGV[9], ARGV[10]) end

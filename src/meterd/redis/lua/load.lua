@@ -33,6 +33,7 @@ if granted ~= total + tonumber(ARGV[8]) + tonumber(ARGV[9]) + tonumber(ARGV[10])
 local n = {}
 for _, i in ipairs({4, 6, 8, 9, 10, 11, 12, 13, 14}) do n[i] = tonumber(ARGV[i]) end
 local a = {ARGV[2], ARGV[3], n[4], ARGV[5], n[6], granted, total, 0, n[8], n[9], n[10], 0, n[11], n[12], n[13], n[14]}
+call('ZCARD', KEYS[3])
 -- checks above, writes below
 call('HSET', KEYS[2], 'c', cmsgpack.pack(a), unpack(fields))
 if soonest > 0 then call('ZADD', KEYS[3], text(soonest), ARGV[15]) end

@@ -149,6 +149,12 @@ local function read_account(key, wallet)
   return cmsgpack.unpack(f[1]), f[2] and cmsgpack.unpack(f[2])
 end
 
+-- Raises before the first write what a later one would raise: the outbox or the zset is of another type.
+local function check_types(keys)
+  call('XLEN', keys[3])
+  if keys[4] then call('ZCARD', keys[4]) end
+end
+
 -- Asked in every script before its first write.
 local function is_conserved(a)
   return a[GRANTED] == a[WORTH] + a[HELD] + a[SPENT] + a[EXPIRED] + a[REVOKED]

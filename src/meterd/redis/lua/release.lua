@@ -22,6 +22,7 @@ local r = {kind = 'R', txn = ARGV[6], address = ARGV[7], wallet = wallet, amount
 a[HELD], a[HOLDS], a[WORTH] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH] + back
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + r.expired, a[REVOKED] + r.revoked
 if not is_conserved(a) then return {'BROKEN'} end
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 call('ZREM', KEYS[4], ARGV[5])

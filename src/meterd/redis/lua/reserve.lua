@@ -40,6 +40,7 @@ end
 w[2] = w[2] + amount
 a[WORTH], a[HELD], a[HOLDS] = a[WORTH] - amount, a[HELD] + amount, a[HOLDS] + 1
 local hold = {1, ARGV[5], ARGV[2], amount, slices, now, now + ttl, tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], 0, ''}
+check_types(KEYS)
 -- checks above, writes below
 call('HSET', KEYS[2], 'c', cmsgpack.pack(a), 'w:' .. ARGV[2], cmsgpack.pack(w))
 call('SET', KEYS[5], cmsgpack.pack(hold))

@@ -24,6 +24,7 @@ end
 local amount = sum(taken)
 a[CHANGE], a[WORTH], a[REVOKED] = number, a[WORTH] - amount, a[REVOKED] + amount
 local r = {kind = 'V', txn = ARGV[3], address = ARGV[6], wallet = ARGV[4], revoked = amount, revocations = taken, change = number}
+check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)
 return {'APPLIED', amount, available(w, now), w[2], a[SEQ]}

@@ -1,0 +1,306 @@
+"""Prices: from usage, actions and quantities to exact costs and amounts. Pure and integer.
+
+A quote is exact until its last step: cost in whole femto-dollars × margin ÷ value of a credit, rounded up once by money.charge_micros.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+from meterd.core import catalogue, errors, ids, money, ratecards, usage
+
+# Model names come from callers: the memo of names must stay bounded, and a full one is simply begun anew.
+RESOLVED_MAX = 10_000
+# Decimals of a quantity, and of a rate's price in micro-credits.
+QUANTITY_DECIMALS = 9
+RATE_DECIMALS = 9
+# Features are charged in whole actions; more in one call is a mistake.
+ACTIONS_MAX = 10**9
+SERVICE_TIER_CHARS_MAX = 64
+
+DENY, FALLBACK_RATE, QUARANTINE = "deny", "fallback_rate", "quarantine"
+
+_QUANTITY = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?\Z")
+_TIER = re.compile(r"[A-Za-z0-9 _./:,=-]*\Z")
+# What a tier is called in the price data, where that is not {"service_tier": name}.
+_TIERS: Mapping[str, Mapping[str, str]] = {
+    "batch": {"service_tier": "batch", "processing": "batch"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Feature:
+    """A fixed price per action, in a time."""
+
+    when: catalogue.When | None
+    price_micros: int
+    wallet: str = ""
+    category: str = ""
+    active: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """A price per unit, in a time. `price_scaled` is in 1e-9 micro-credits."""
+
+    when: catalogue.When | None
+    price_scaled: int
+    unit: str = ""
+    category: str = ""
+    # Whether a part of a unit can be charged.
+    fractional: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Override:
+    """Prices of the operator for one model. They come after the catalogue's: where they hold, they replace them whole."""
+
+    provider: str
+    model: str
+    aliases: tuple[str, ...]
+    entries: tuple[catalogue.Entry, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Margins:
+    """Factors on costs, as decimal strings; the most specific one counts. Models as "provider/model"."""
+
+    default: str = "1"
+    providers: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    models: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    # On the price of a feature.
+    features: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved:
+    """What a pair of names means in a book. Made once per pair, so `cards` fills as dates and tiers are asked for."""
+
+    item: str
+    entries: tuple[catalogue.Entry, ...]
+    # Whether the first entry holds where none else does; false for prices of the operator alone.
+    first_holds: bool
+    variants_hold: bool
+    margin: str
+    # Micro-credits per femto-dollar of cost, margin included.
+    numerator: int
+    denominator: int
+    quarantined: bool
+    # The card of all times without a tier, where there is only one.
+    card: ratecards.RateCard | None
+    cards: dict[tuple[int, tuple[int, ...]], ratecards.RateCard]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PriceBook:
+    """All prices of a version. Immutable but for the memo of resolved names."""
+
+    # Hash of `content`, at most 16 characters.
+    version: str
+    # The whole book as canonical JSON; see pricing.books.dump.
+    content: bytes
+    credit_value_femtos: int
+    margins: Margins
+    unknown_policy: str
+    unknown_prices: ratecards.Prices
+    features: Mapping[str, tuple[Feature, ...]]
+    rates: Mapping[str, tuple[Rate, ...]]
+    overrides: Mapping[tuple[str, str], Override]
+    providers: tuple[catalogue.Provider, ...]
+    resolved: dict[tuple[str, str], Resolved] = dataclasses.field(
+        default_factory=dict[tuple[str, str], Resolved], compare=False, repr=False
+    )
+
+    @property
+    def credit_value_usd(self) -> str:
+        return money.usd_string(self.credit_value_femtos)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a bill. unit_price is in USD for models, in credits for features and rates; cost_femtos is None for these."""
+
+    usage_class: str
+    quantity: str
+    unit_price: str
+    cost_femtos: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Quote:
+    """A price. amount_micros is numerator ÷ denominator rounded up; cost_femtos is None for features and rates."""
+
+    amount_micros: int
+    cost_femtos: int | None
+    numerator: int
+    denominator: int
+    margin: str
+    price_version: str
+    item: str
+    credit_value_femtos: int
+    # An unknown model, priced at the ceiling rate that the operator set for these.
+    quarantined: bool = False
+    card: ratecards.RateCard | None = None
+    counts: usage.Usage | None = None
+    line: Line | None = None
+
+    def exact_string(self) -> str:
+        """The amount before rounding, in micro-credits as a decimal string ("n/d" where that has no end)."""
+        return money.ratio_string(self.numerator, self.denominator)
+
+    @property
+    def credit_value_usd(self) -> str:
+        return money.usd_string(self.credit_value_femtos)
+
+
+def quote_model(
+    book: PriceBook, provider: str, model: str, counts: usage.Usage, service_tier: str, at_ms: int
+) -> Quote:
+    """The price of a model call at `at_ms`. "" for the provider finds it from the model's name, "" for the tier is standard.
+
+    NotFoundError for a model without prices (policy DENY), InvalidArgumentError for counts that contradict each other,
+    OutOfRangeError above 2^53 − 1 micro-credits.
+    """
+    found = book.resolved.get((provider, model)) or _resolve(book, provider, model)
+    card = found.card if found.card is not None and not service_tier else _card(found, service_tier, at_ms)
+    cost_femtos = ratecards.cost_femtos(card, counts)
+    numerator = cost_femtos * found.numerator
+    return Quote(
+        amount_micros=money.charge_micros(numerator, found.denominator),
+        cost_femtos=cost_femtos,
+        numerator=numerator,
+        denominator=found.denominator,
+        margin=found.margin,
+        price_version=book.version,
+        item=found.item,
+        credit_value_femtos=book.credit_value_femtos,
+        quarantined=found.quarantined,
+        card=card,
+        counts=counts,
+    )
+
+
+def affordable_output_tokens(
+    book: PriceBook, provider: str, model: str, base: usage.Usage, service_tier: str, at_ms: int, budget_micros: int
+) -> int:
+    """The most output tokens in total that a call with the counts of `base` may have for `budget_micros`; at most 10^12.
+
+    `base.output_tokens` does not matter, the output classes of `base` do: below what they need, the answer is 0. Exact:
+    quote_model with that many costs at most the budget, and with one more it costs more.
+    """
+    found = book.resolved.get((provider, model)) or _resolve(book, provider, model)
+    card = found.card if found.card is not None and not service_tier else _card(found, service_tier, at_ms)
+    least = usage.output_tokens_min(base)
+    # By the linear form, the cost without output tokens is right even where their classes need some.
+    floor_femtos = ratecards.cost_femtos(card, usage.with_counts(base, output_tokens=least))
+    band = ratecards.band_of(card, base.input_tokens)
+    fixed_femtos = floor_femtos - least * band.output_femtos
+    if floor_femtos * found.numerator > budget_micros * found.denominator:
+        return 0
+    if band.output_femtos == 0:
+        return usage.COUNT_MAX
+    covered = money.covered_units(budget_micros, found.numerator, found.denominator, fixed_femtos, band.output_femtos)
+    return min(covered, usage.COUNT_MAX)
+
+
+def quote_feature(book: PriceBook, key: str, quantity: int, at_ms: int) -> Quote:
+    """The price of `quantity` actions. NotFoundError for a feature that is unknown, not active or without a price at that time."""
+    feature = _in_force(book.features.get(key), "feature", key, at_ms)
+    if not feature.active:
+        raise errors.NotFoundError(f"feature: {key} is not active")
+    if not 1 <= quantity <= ACTIONS_MAX:
+        raise errors.InvalidArgumentError("feature.quantity", f"must be from 1 to {ACTIONS_MAX}")
+    margin = book.margins.features.get(key, "1")
+    factor, divisor = margin_ratio(margin)
+    numerator = feature.price_micros * quantity * factor
+    price = money.decimal_string(feature.price_micros, 6)
+    return Quote(
+        amount_micros=money.charge_micros(numerator, divisor),
+        cost_femtos=None,
+        numerator=numerator,
+        denominator=divisor,
+        margin=margin,
+        price_version=book.version,
+        item=f"feature:{key}",
+        credit_value_femtos=book.credit_value_femtos,
+        line=Line(usage_class="feature", quantity=str(quantity), unit_price=price, cost_femtos=None),
+    )
+
+
+def quote_rate(book: PriceBook, key: str, quantity: str, at_ms: int) -> Quote:
+    """The price of `quantity` units, a decimal string greater than 0 with at most 9 decimals. NotFoundError as for features."""
+    rate = _in_force(book.rates.get(key), "rate", key, at_ms)
+    scaled = checked_quantity(quantity)
+    if not rate.fractional and scaled % 10**QUANTITY_DECIMALS:
+        raise errors.InvalidArgumentError("rate.quantity", f"{key} is charged in whole units")
+    numerator, denominator = rate.price_scaled * scaled, 10 ** (RATE_DECIMALS + QUANTITY_DECIMALS)
+    price = money.decimal_string(rate.price_scaled, RATE_DECIMALS + 6)
+    return Quote(
+        amount_micros=money.charge_micros(numerator, denominator),
+        cost_femtos=None,
+        numerator=numerator,
+        denominator=denominator,
+        margin="1",
+        price_version=book.version,
+        item=f"rate:{key}",
+        credit_value_femtos=book.credit_value_femtos,
+        line=Line(
+            usage_class="rate",
+            quantity=money.decimal_string(scaled, QUANTITY_DECIMALS),
+            unit_price=price,
+            cost_femtos=None,
+        ),
+    )
+
+
+def explain(quote: Quote) -> Sequence[Line]:
+    """The quote's lines. Those of a model sum up to its cost."""
+    if quote.line is not None:
+        return (quote.line,)
+    if quote.card is None or quote.counts is None:
+        return ()
+    return [
+        Line(
+            usage_class=part.name,
+            quantity=str(part.quantity),
+            unit_price=money.usd_string(part.unit_femtos),
+            cost_femtos=part.quantity * part.unit_femtos,
+        )
+        for part in ratecards.parts(quote.card, quote.counts)
+    ]
+
+
+def checked_quantity(quantity: str, field: str = "rate.quantity") -> int:
+    """A decimal string greater than 0 as a whole number of 1e-9 units."""
+    found = _QUANTITY.match(quantity)
+    if found is None:
+        raise errors.InvalidArgumentError(
+            field, f"must be a decimal number with at most 15 digits before and {QUANTITY_DECIMALS} after the point"
+        )
+    scaled = int(found[1]) * 10**QUANTITY_DECIMALS + int((found[2] or "").ljust(QUANTITY_DECIMALS, "0"))
+    if scaled == 0:
+        raise errors.InvalidArgumentError(field, "must be greater than 0")
+    return scaled
+
+
+@functools.lru_cache(maxsize=1024)
+def margin_ratio(margin: str) -> tuple[int, int]:
+    """A decimal string as an exact numerator and denominator."""
+    whole, _, part = margin.partition(".")
+    return int(whole + part), 10 ** len(part)
+
+
+PricedT = Feature | Rate
+
+
+def _in_force[T: (Feature, Rate)](prices: tuple[T, ...] | None, kind: str, key: str, at_ms: int) -> T:
+    raise NotImplementedError
+
+
+def resolve(book: PriceBook, provider: str, model: str) -> Resolved:
+    """What the names mean in the book; NotFoundError for a model without prices (policy DENY)."""
+    return book.resolved.get((provider, model)) or _resolve(book, provider, model)

@@ -1,0 +1,186 @@
+"""A script that fails must leave nothing: each redis.call is made to fail in turn, on a real Redis."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from meterd.core import errors, ids, ledger
+from meterd.redis import ledger as redis_ledger
+from meterd.redis import runner, scripts
+from tests import ledgers
+
+ADDRESS = ids.account_address("t", "acct")
+OPEN = ids.uuid7(ledgers.START_MS)
+DUE = ids.uuid7(ledgers.START_MS)
+NEW = ids.uuid7(ledgers.START_MS)
+WRITES = {"HSET", "SET", "ZADD", "ZREM", "XADD"}
+
+CASES: dict[str, Callable[[ledger.Ledger], Awaitable[object]]] = {
+    "reserve": lambda book: book.reserve(ledgers.reserve(NEW, 100)),
+    "commit": lambda book: book.commit(ledgers.commit(OPEN, 900)),
+    "release": lambda book: book.release(ledgers.release(OPEN)),
+    "extend": lambda book: book.extend(
+        ledger.Extend(tenant_id="t", address=ADDRESS, hold=OPEN, ttl_ms=900_000, amount_micros=400)
+    ),
+    "report": lambda book: book.report(
+        ledger.Report(tenant_id="t", address=ADDRESS, hold=OPEN, used_micros=7, detail=b"{}")
+    ),
+    "charge": lambda book: book.charge(ledgers.charge(NEW, 100)),
+    "expire": lambda book: book.expire(ADDRESS, DUE),
+    "grant": lambda book: book.apply(ADDRESS, ledgers.grant_change(9, 100, expires_ms=ledgers.START_MS + 1)),
+    "revoke": lambda book: book.apply(
+        ADDRESS,
+        ledger.RevokeChange(
+            change_no=9, revocation_id=uuid.UUID(int=77), grant_id=uuid.UUID(int=1), wallet="default"
+        ),
+    ),
+    "settings": lambda book: book.apply(
+        ADDRESS,
+        ledger.SettingsChange(
+            change_no=9,
+            change_id=uuid.UUID(int=78),
+            overage=ledger.Overage.CAP,
+            overdraft_limit_micros=0,
+            strict_expiry=False,
+            frozen=False,
+        ),
+    ),
+    "load": lambda book: book.load(ledgers.account_state("new")),
+}
+
+
+def failing_at(script: scripts.Script, count: int) -> scripts.Script:
+    """The script with a redis.call that raises at its `count`-th use, and notes which command that was."""
+    counting = (
+        "local call; do local n = 0; call = function(...) n = n + 1; "
+        f"if n == {count} then error('fault at ' .. (select(1, ...))) end; return redis.call(...) end end"
+    )
+    text = script.text.replace("local call = redis.call", counting)
+    assert text != script.text
+    return dataclasses.replace(script, text=text, sha=hashlib.sha1(text.encode()).hexdigest().encode())
+
+
+@pytest_asyncio.fixture
+async def clocked(redis_url: str) -> AsyncIterator[ledgers.Clocked]:
+    found = await ledgers.on_redis(redis_url)
+    await found.book.load(ledgers.account_state())
+    await found.book.apply(ADDRESS, ledgers.grant_change(1, 500))
+    await found.book.apply(ADDRESS, ledgers.grant_change(2, 500))
+    await found.book.reserve(ledgers.reserve(OPEN, 300))
+    await found.book.reserve(ledgers.reserve(DUE, 50, ttl_ms=1_000))
+    await found.advance(1_000)
+    yield found
+    await found.close()
+
+
+async def dump(run: runner.Runner) -> dict[bytes, bytes]:
+    found = sorted(await run.command(("KEYS", "*")))
+    return {key: await run.command(("DUMP", key)) for key in found}
+
+
+@pytest.mark.parametrize("verb", sorted(CASES))
+async def test_a_fault_before_the_first_write_leaves_every_key_as_it_was(
+    clocked: ledgers.Clocked, verb: str
+) -> None:
+    book, run = clocked.book, clocked.run
+    assert isinstance(book, redis_ledger.RedisLedger) and run is not None
+    original, before, reached = book.scripts[verb], await dump(run), list[str]()
+    for count in range(1, 60):
+        book.scripts[verb] = failing_at(original, count)
+        await run.command(("SCRIPT", "LOAD", book.scripts[verb].text))
+        try:
+            await CASES[verb](book)
+        except errors.UnavailableError as exc:
+            reached.append(str(exc).split("fault at ")[1].split(" ")[0].strip("'"))
+            if reached[-1] in WRITES:
+                break
+            assert await dump(run) == before, f"fault at call {count} ({reached[-1]})"
+            continue
+        pytest.fail(f"call {count} was never made")
+    assert reached[-1] in WRITES and len(reached) > 1, "the fault must get as far as the first write"
+
+
+@pytest.mark.parametrize("verb", sorted(CASES))
+async def test_a_key_of_the_wrong_type_is_noticed_before_the_first_write(clocked: ledgers.Clocked, verb: str) -> None:
+    """A wrong type is what could make a write raise after another write: Redis would keep the first one."""
+    run = clocked.run
+    assert run is not None
+    before = await dump(run)
+    partition = ids.partition_of(ADDRESS, ledgers.PARTITIONS)
+    wrong = (f"{{m:{partition:02d}}}:{name}" for name in ("o", "d", "x", f"a:{ADDRESS}"))
+    for key in wrong:
+        await run.command(("DEL", key))
+        await run.command(("LPUSH", key, "not what it should be"))
+        broken = await dump(run)
+        try:
+            await CASES[verb](clocked.book)
+        except errors.UnavailableError:
+            assert await dump(run) == broken, key
+        await run.command(("FLUSHALL",))
+        for name, value in before.items():
+            await run.command(("RESTORE", name, "0", value))
+
+
+async def test_out_of_memory_refuses_reserve_before_it_starts_and_lets_commit_through(clocked: ledgers.Clocked) -> None:
+    run = clocked.run
+    assert run is not None
+    before = await dump(run)
+    await run.command(("CONFIG", "SET", "maxmemory-policy", "noeviction"))
+    await run.command(("CONFIG", "SET", "maxmemory", "1"))
+    try:
+        with pytest.raises(errors.OverloadedError):
+            await clocked.book.reserve(ledgers.reserve(NEW, 100))
+        assert await dump(run) == before
+        assert isinstance(await clocked.book.commit(ledgers.commit(OPEN, 100)), ledger.Settled)
+    finally:
+        await run.command(("CONFIG", "SET", "maxmemory", "0"))
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "nan", "inf", "0x10", "1e3", " 1", "9007199254740992", "99999999999999999", ""])
+async def test_the_scripts_themselves_refuse_what_is_no_amount(clocked: ledgers.Clocked, text: str) -> None:
+    book, run = clocked.book, clocked.run
+    assert isinstance(book, redis_ledger.RedisLedger) and run is not None
+    before = await dump(run)
+    partition = ids.partition_of(ADDRESS, ledgers.PARTITIONS)
+    prefix = f"{{m:{partition:02d}}}:"
+    names = (prefix + "e", f"{prefix}a:{ADDRESS}", prefix + "o", prefix + "d", prefix + "h:new")
+    args = (ledgers.SENTINEL, "default", text, text, b"12345678", "1000", "0", "1", b"{}", "0", "10", "10", "member")
+    reply = await run.evalsha(book.scripts["reserve"], names, args)
+    assert reply[0] == b"BADARG"
+    charge = (ledgers.SENTINEL, "default", text, b"12345678", "4", b"{}", b"{}", "1000", "0", "10", "00", ADDRESS)
+    assert (await run.evalsha(book.scripts["charge"], names, charge))[0] == b"BADARG"
+    assert await dump(run) == before
+
+
+async def test_another_epoch_is_refused(clocked: ledgers.Clocked) -> None:
+    book = clocked.book
+    assert isinstance(book, redis_ledger.RedisLedger)
+    book.sentinels = [b"2:test"] * ledgers.PARTITIONS
+    with pytest.raises(errors.UnavailableError, match="fenced"):
+        await book.reserve(ledgers.reserve(NEW, 100))
+    assert book.sentinels[ids.partition_of(ADDRESS, ledgers.PARTITIONS)] is None
+
+
+async def test_missing_scripts_fence_the_partition(clocked: ledgers.Clocked) -> None:
+    book, run = clocked.book, clocked.run
+    assert isinstance(book, redis_ledger.RedisLedger) and run is not None
+    await run.command(("SCRIPT", "FLUSH"))
+    with pytest.raises(errors.UnavailableError):
+        await book.reserve(ledgers.reserve(NEW, 100))
+    assert book.sentinels[ids.partition_of(ADDRESS, ledgers.PARTITIONS)] is None
+
+
+async def test_a_tombstone_takes_at_most_300_bytes(clocked: ledgers.Clocked) -> None:
+    book, run = clocked.book, clocked.run
+    assert isinstance(book, redis_ledger.RedisLedger) and run is not None
+    await book.reserve(ledgers.reserve(NEW, 500))
+    await book.commit(ledgers.commit(NEW, 450))
+    key = await run.command(("KEYS", "*:h:*"))
+    sizes = [await run.command(("MEMORY", "USAGE", name)) for name in key if await run.command(("PTTL", name)) > 0]
+    assert sizes and max(sizes) <= 300

@@ -1,0 +1,88 @@
+"""Each script's header is its contract: it must say what the body reads and what it answers, and fit what the caller passes."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+
+import pytest
+
+from meterd.redis import scripts
+
+FOLDER = importlib.resources.files("meterd.redis").joinpath("lua")
+# Bodies longer than this are hard to hold in one's head.
+CODE_LINES_MAX = 60
+WRITES = ("HSET", "SET", "ZADD", "ZREM", "XADD", "DEL", "HINCRBY", "HDEL")
+
+
+def source(name: str) -> str:
+    return FOLDER.joinpath(f"{name}.lua").read_text()
+
+
+def header(name: str) -> str:
+    lines = source(name).splitlines()[1:]
+    return "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("--"))])
+
+
+def body(name: str) -> str:
+    return "\n".join(line for line in source(name).splitlines() if line.strip() and not line.lstrip().startswith("--"))
+
+
+def test_every_script_file_is_loaded() -> None:
+    files = {entry.name.removesuffix(".lua") for entry in FOLDER.iterdir() if entry.name.endswith(".lua")}
+    assert files == {*scripts.NAMES, "prelude"}
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_a_script_opens_with_flags_and_a_contract(name: str) -> None:
+    lines = source(name).splitlines()
+    assert lines[0] in ("#!lua", "#!lua flags=allow-oom", "#!lua flags=no-writes")
+    assert re.search(r"^-- KEYS: 1 ", header(name), re.MULTILINE)
+    assert re.search(r"^-- ARGV: 1 epoch", header(name), re.MULTILINE)
+    assert re.search(r"^-- Returns \{code, …\}:", header(name), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_the_header_names_every_key_and_argument_that_the_body_reads(name: str) -> None:
+    text = header(name).replace("\n--", " ")
+    for word in ("KEYS", "ARGV"):
+        part = text.split(f"{word}:", 1)[1].split("ARGV:" if word == "KEYS" else "Returns", 1)[0]
+        declared = {int(number) for number in re.findall(r"(?:^|[,:] )\s*(\d+) [a-z]", " " + part.strip().join([": ", ""]))}
+        declared |= {int(number) for number in re.findall(r"(\d+) [a-z]", part)}
+        used = {int(number) for number in re.findall(rf"\b{word}\[(\d+)\]", body(name))}
+        assert used <= declared, f"{word} {sorted(used - declared)} not in the header"
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_the_header_names_every_code_that_the_body_answers(name: str) -> None:
+    answered = set(re.findall(r"return \{'([A-Z]+)'", body(name)))
+    if "replay_reserve" in body(name):
+        answered |= {"CONFLICT"}
+    missing = {code for code in answered if not re.search(rf"\b{code}\b", header(name))}
+    assert missing == set()
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_one_line_divides_checks_from_writes(name: str) -> None:
+    text = source(name)
+    writes = [match.start() for match in re.finditer(rf"call\('(?:{'|'.join(WRITES)})'|\brecord\(KEYS", text)]
+    if "flags=no-writes" in text:
+        assert writes == []
+        return
+    dividers = [match.start() for match in re.finditer(r"^-- checks above, writes below$", text, re.MULTILINE)]
+    assert len(dividers) == 1
+    # The one write above the line: an entry in the deadlines of a hold that is gone.
+    early = [at for at in writes if at < dividers[0]]
+    assert len(early) <= (1 if name == "expire" else 0)
+    assert not re.search(r"return \{'(?!APPLIED|LOADED|EXPIRED|SET\b)[A-Z]+'", text[dividers[0] :])
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_a_script_stays_short(name: str) -> None:
+    assert len(body(name).splitlines()) <= CODE_LINES_MAX
+
+
+@pytest.mark.parametrize("name", [*scripts.NAMES, "prelude"])
+def test_no_number_is_turned_into_text_by_concatenation_or_tostring(name: str) -> None:
+    assert "tostring" not in body(name)
+    assert not re.search(r"pcall", body(name))
