@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import struct
 from collections.abc import Callable
+from typing import cast
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _FRAME = struct.Struct(">HBBBI")
@@ -100,8 +101,8 @@ class Connection(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transport does not inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         settings = struct.pack(">HIHI", 4, _WINDOW_MAX, 2, 0)
         self._transport.write(
             _PREFACE

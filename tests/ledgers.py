@@ -152,7 +152,12 @@ def reserve(
 
 
 def commit(
-    hold: uuid.UUID, amount_micros: int | None, *, account_id: str = "acct", tenant_id: str = "t", digest: bytes = b"commit01"
+    hold: uuid.UUID,
+    amount_micros: int | None,
+    *,
+    account_id: str = "acct",
+    tenant_id: str = "t",
+    digest: bytes = b"commit01",
 ) -> ledger.Commit:
     return ledger.Commit(
         tenant_id=tenant_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -28,7 +29,7 @@ async def clocked(request: pytest.FixtureRequest) -> AsyncIterator[ledgers.Clock
 
 
 async def funded(
-    clocked: ledgers.Clocked, *amounts_micros: int, state: ledger.AccountState | None = None, **kwargs: int
+    clocked: ledgers.Clocked, *amounts_micros: int, state: ledger.AccountState | None = None, **kwargs: Any
 ) -> None:
     assert await clocked.book.load(state or ledgers.account_state())
     for number, amount_micros in enumerate(amounts_micros, 1):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import time
 import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
+import redis.asyncio
+
 from meterd.core import ids
-from meterd.postgres import catalog, records
+from meterd.meter import flusher
+from meterd.postgres import catalog, migrate, partitions, pool, records
 from meterd.redis import keys
+
+PARTITIONS = 4
 
 TERMS = {"item": "model:openai/gpt-4o-mini", "user": "u1", "team": "t1", "op": "op-1", "pv": "2026-11-01.1", "model": "gpt-4o-mini"}
 DETAIL = {
@@ -86,3 +95,68 @@ class Writer:
             pipeline.xadd(keys.outbox(self.partition), fields)
         self.entries = []
         await pipeline.execute()
+
+
+@dataclasses.dataclass
+class World:
+    """A migrated database and an empty Redis that know each other, with tenant "t"."""
+
+    dsn: str
+    pool: asyncpg.Pool
+    client: Any
+    catalog: catalog.Catalog
+    now_ms: int
+
+    def flusher(self, **options: Any) -> flusher.Flusher:
+        return flusher.Flusher(client=self.client, dsn=self.dsn, partitions=PARTITIONS, **options)
+
+    async def writer(self, account_id: str, *amounts: int, tenant_id: str = "t") -> Writer:
+        """A new account with grants whose records wait to be sent."""
+        account, _ = await self.catalog.create_account(catalog.NewAccount(tenant_id=tenant_id, account_id=account_id))
+        made = Writer(address=account.address, partition=account.partition)
+        for at, amount in enumerate(amounts):
+            granted, _ = await self.catalog.add_grant(
+                catalog.NewGrant(
+                    tenant_id=tenant_id,
+                    account_id=account_id,
+                    idempotency_key=f"{account_id}-{at}",
+                    wallet="default",
+                    amount_micros=amount,
+                    category=1,
+                )
+            )
+            made.grant(granted)
+        return made
+
+    async def assert_folded(self, *writers: Writer) -> None:
+        """Postgres has every record once and adds up to what the writers say."""
+        for writer in writers:
+            account = await self.pool.fetchrow("SELECT * FROM accounts WHERE address = $1", writer.address)
+            counted = (account["granted_micros"], account["spent_micros"], account["expired_micros"], account["revoked_micros"])
+            assert counted == (writer.granted, writer.spent, writer.expired, writer.revoked)
+            assert (account["last_seq"], account["last_txn"]) == (writer.seq, writer.txn)
+            seqs = await self.pool.fetch("SELECT seq FROM ledger WHERE account_no = $1 ORDER BY seq", account["account_no"])
+            assert [row["seq"] for row in seqs] == list(range(1, writer.seq + 1))
+            left = await self.pool.fetch(
+                "SELECT grant_id, amount_micros - spent_micros - expired_micros - revoked_micros AS available FROM grants "
+                "WHERE account_no = $1",
+                account["account_no"],
+            )
+            assert {row["grant_id"]: row["available"] for row in left} == writer.available
+
+
+@contextlib.asynccontextmanager
+async def world(dsn: str, redis_url: str) -> AsyncIterator[World]:
+    await migrate.migrate(dsn, partitions=PARTITIONS)
+    connections = await pool.create(dsn)
+    client = redis.asyncio.Redis.from_url(redis_url)
+    try:
+        for partition in range(PARTITIONS):
+            await partitions.claim_incarnation(connections, partition, "test")
+            await client.set(keys.sentinel(partition), "1:test")
+        made = catalog.Catalog(connections, partitions=PARTITIONS)
+        await made.create_tenant("t")
+        yield World(dsn=dsn, pool=connections, client=client, catalog=made, now_ms=time.time_ns() // 1_000_000)
+    finally:
+        await client.aclose()
+        await connections.close()

@@ -36,9 +36,7 @@ CASES: dict[str, Callable[[ledger.Ledger], Awaitable[object]]] = {
     "grant": lambda book: book.apply(ADDRESS, ledgers.grant_change(9, 100, expires_ms=ledgers.START_MS + 1)),
     "revoke": lambda book: book.apply(
         ADDRESS,
-        ledger.RevokeChange(
-            change_no=9, revocation_id=uuid.UUID(int=77), grant_id=uuid.UUID(int=1), wallet="default"
-        ),
+        ledger.RevokeChange(change_no=9, revocation_id=uuid.UUID(int=77), grant_id=uuid.UUID(int=1), wallet="default"),
     ),
     "settings": lambda book: book.apply(
         ADDRESS,
@@ -85,9 +83,7 @@ async def dump(run: runner.Runner) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("verb", sorted(CASES))
-async def test_a_fault_before_the_first_write_leaves_every_key_as_it_was(
-    clocked: ledgers.Clocked, verb: str
-) -> None:
+async def test_a_fault_before_the_first_write_leaves_every_key_as_it_was(clocked: ledgers.Clocked, verb: str) -> None:
     book, run = clocked.book, clocked.run
     assert isinstance(book, redis_ledger.RedisLedger) and run is not None
     original, before, reached = book.scripts[verb], await dump(run), list[str]()
@@ -142,7 +138,9 @@ async def test_out_of_memory_refuses_reserve_before_it_starts_and_lets_commit_th
         await run.command(("CONFIG", "SET", "maxmemory", "0"))
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "nan", "inf", "0x10", "1e3", " 1", "9007199254740992", "99999999999999999", ""])
+@pytest.mark.parametrize(
+    "text", ["-1", "1.5", "nan", "inf", "0x10", "1e3", " 1", "9007199254740992", "99999999999999999", ""]
+)
 async def test_the_scripts_themselves_refuse_what_is_no_amount(clocked: ledgers.Clocked, text: str) -> None:
     book, run = clocked.book, clocked.run
     assert isinstance(book, redis_ledger.RedisLedger) and run is not None

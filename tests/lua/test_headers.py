@@ -47,7 +47,9 @@ def test_the_header_names_every_key_and_argument_that_the_body_reads(name: str) 
     text = header(name).replace("\n--", " ")
     for word in ("KEYS", "ARGV"):
         part = text.split(f"{word}:", 1)[1].split("ARGV:" if word == "KEYS" else "Returns", 1)[0]
-        declared = {int(number) for number in re.findall(r"(?:^|[,:] )\s*(\d+) [a-z]", " " + part.strip().join([": ", ""]))}
+        declared = {
+            int(number) for number in re.findall(r"(?:^|[,:] )\s*(\d+) [a-z]", " " + part.strip().join([": ", ""]))
+        }
         declared |= {int(number) for number in re.findall(r"(\d+) [a-z]", part)}
         used = {int(number) for number in re.findall(rf"\b{word}\[(\d+)\]", body(name))}
         assert used <= declared, f"{word} {sorted(used - declared)} not in the header"

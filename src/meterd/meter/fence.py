@@ -58,7 +58,9 @@ async def disagreement(run: runner.Runner, position: Position) -> str | None:
         return None
     last = await _last_entry_id(run, outbox)
     if last < _entry_order(position.cursor):
-        return f"Postgres has records up to {position.cursor}, Redis only up to {last[0]}-{last[1]}: Redis lost its tail"
+        return (
+            f"Postgres has records up to {position.cursor}, Redis only up to {last[0]}-{last[1]}: Redis lost its tail"
+        )
     return None
 
 
@@ -91,7 +93,7 @@ class Fence:
         self._run = run
         self._positions = positions
         self._claim_incarnation = claim_incarnation
-        self.reasons: dict[int, str] = {partition: "not checked yet" for partition in range(book_ledger.partitions)}
+        self.reasons: dict[int, str] = dict.fromkeys(range(book_ledger.partitions), "not checked yet")
         self._connections = 0
         self._wake = asyncio.Event()
 

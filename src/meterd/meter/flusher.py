@@ -40,8 +40,8 @@ POLL_MIN_S = 0.02
 POLL_MAX_S = 0.2
 # Another server's partitions are free within this time after its end; a new epoch is seen within it.
 CLAIM_INTERVAL_S = 1.0
-# An idle partition says this often that the ledger is complete.
-HEARTBEAT_MS = 10_000
+# An idle partition says this often that the ledger is complete; Postgres can answer for holds as of then.
+HEARTBEAT_MS = 5_000
 RETRY_MIN_S = 0.05
 RETRY_MAX_S = 2.0
 MONTHS_INTERVAL_S = 6 * 3600.0

@@ -370,4 +370,3 @@ class Metering:
         except errors.AccountNotLoadedError:
             await self._hydration.hydrate(tenant_id, address)
             return await call()
-

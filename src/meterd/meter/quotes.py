@@ -44,9 +44,7 @@ class Actual:
 
 NOTHING = Actual(amount_micros=None)
 
-Charged = (
-    types_pb2.ModelCharge | types_pb2.FeatureCharge | types_pb2.RateCharge | types_pb2.CreditsCharge
-)
+Charged = types_pb2.ModelCharge | types_pb2.FeatureCharge | types_pb2.RateCharge | types_pb2.CreditsCharge
 
 
 def usage_of(message: types_pb2.Usage, field: str) -> usage.Usage:
@@ -160,7 +158,9 @@ def committed(
     kind = request.WhichOneof("actual")
     is_model = "model" in terms
     if kind == "amount_micros":
-        return _plain(money.checked_micros(_not_negative(request.amount_micros, "amount_micros"), "amount_micros"), terms)
+        return _plain(
+            money.checked_micros(_not_negative(request.amount_micros, "amount_micros"), "amount_micros"), terms
+        )
     if kind == "usage" or kind == "provider_response":
         if not is_model:
             raise errors.InvalidArgumentError(kind, f"the hold is for {terms['item']}, not for a model")
@@ -171,7 +171,9 @@ def committed(
         tier = request.service_tier or terms.get("tier", "")
         if kind == "usage":
             return _from_usage(request.usage, names, tier, book, terms["at"], reported_micros)
-        return _from_response(request.provider_response, names, tier, book, terms["at"], fixed_model=bool(request.model))
+        return _from_response(
+            request.provider_response, names, tier, book, terms["at"], fixed_model=bool(request.model)
+        )
     if kind == "quantity":
         item: str = terms["item"]
         if not item.startswith("rate:"):
@@ -214,7 +216,9 @@ def charged(request: metering_pb2.ChargeRequest, book: pricing.PriceBook, now_ms
         names = (asked.provider, asked.model)
         if asked.WhichOneof("actual") == "usage":
             if asked.usage.usage_state == types_pb2.USAGE_STATE_ABSENT:
-                raise errors.InvalidArgumentError("model_usage.usage.usage_state", "a charge without a hold needs usage")
+                raise errors.InvalidArgumentError(
+                    "model_usage.usage.usage_state", "a charge without a hold needs usage"
+                )
             actual = _from_usage(asked.usage, names, asked.service_tier, book, now_ms, 0)
         elif asked.WhichOneof("actual") == "provider_response":
             response = asked.provider_response
@@ -252,7 +256,9 @@ def _from_usage(
         if asked.usage.ListFields():
             raise errors.InvalidArgumentError("usage.usage", "must be empty where usage_state is ABSENT")
         detail = requests.encode({"us": state})
-        return Actual(amount_micros=reported_micros or None, detail=detail, usage_state=state, price_version=book.version)
+        return Actual(
+            amount_micros=reported_micros or None, detail=detail, usage_state=state, price_version=book.version
+        )
     if not 0 < state <= types_pb2.USAGE_STATE_ABSENT:
         raise errors.InvalidArgumentError("usage.usage_state", "unknown value")
     if not asked.HasField("usage"):
@@ -271,7 +277,9 @@ def _from_response(
     *,
     fixed_model: bool,
 ) -> Actual:
-    found = extract.extract(asked.json, provider=asked.provider or names[0], model=names[1], api_flavor=asked.api_flavor)
+    found = extract.extract(
+        asked.json, provider=asked.provider or names[0], model=names[1], api_flavor=asked.api_flavor
+    )
     served = (asked.provider or names[0], names[1])
     if not names[1] and not fixed_model:
         served = (served[0], found.model)

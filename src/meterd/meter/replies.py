@@ -57,7 +57,13 @@ def hold(value: ledger.Held, terms: requests.Terms, books: price_books.Books) ->
 
 def _covered_tokens(terms: requests.Terms, book: pricing.PriceBook, amount_micros: int) -> int:
     covered = pricing.affordable_output_tokens(
-        book, terms.get("provider", ""), terms["model"], quotes.base_of(terms), terms.get("tier", ""), terms["at"], amount_micros
+        book,
+        terms.get("provider", ""),
+        terms["model"],
+        quotes.base_of(terms),
+        terms.get("tier", ""),
+        terms["at"],
+        amount_micros,
     )
     return min(covered, terms["out"])
 
@@ -100,9 +106,7 @@ def denial(value: ledger.Denied) -> types_pb2.Denial:
     )
 
 
-def denied_reserve(
-    value: ledger.Denied, item: quotes.Item, book: pricing.PriceBook
-) -> metering_pb2.ReserveResponse:
+def denied_reserve(value: ledger.Denied, item: quotes.Item, book: pricing.PriceBook) -> metering_pb2.ReserveResponse:
     message = denial(value)
     message.affordable_output_tokens = affordable(item, book, value.available_micros)
     return metering_pb2.ReserveResponse(denial=message, balance=balance(value.balance))
@@ -147,7 +151,9 @@ def durable_settlement(found: holds.Durable, hold_id: ids.HoldId) -> types_pb2.S
     """The settlement as the flushed ledger has it."""
     detail = found.detail
     rows = detail.get("lines", ())
-    lines = [types_pb2.CostLine(usage_class=row[0], quantity=row[1], unit_price=row[2], cost_usd=row[3]) for row in rows]
+    lines = [
+        types_pb2.CostLine(usage_class=row[0], quantity=row[1], unit_price=row[2], cost_usd=row[3]) for row in rows
+    ]
     return types_pb2.Settlement(
         settlement_id=f"{found.kind.value}{found.txn}",
         state=types_pb2.HoldState.ValueType(int(found.state)),

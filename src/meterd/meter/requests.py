@@ -72,7 +72,12 @@ def checked_expiry(value: int) -> ledger.Expiry:
 
 def add_subject(terms: Terms, subject: types_pb2.Subject) -> None:
     """Puts the subject's set fields into `terms`."""
-    for name, value in (("user", subject.user), ("team", subject.team), ("key", subject.key), ("op", subject.operation_id)):
+    for name, value in (
+        ("user", subject.user),
+        ("team", subject.team),
+        ("key", subject.key),
+        ("op", subject.operation_id),
+    ):
         if value:
             field = "subject.operation_id" if name == "op" else f"subject.{name}"
             terms[name] = ids.checked_text(value, field, ids.ID_BYTES_MAX)

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 
-from meterd.core import ledger
+from meterd.core import errors, ledger
 from meterd.postgres import pool, sql
 
 _SQL = sql.read("fold")
@@ -43,10 +43,15 @@ async def locked(connections: asyncpg.Pool, address: str) -> AsyncIterator[Any]:
 
 
 async def state(connection: Any, address: str) -> ledger.AccountState | None:
-    """The account as of the last flushed record, holds left out, with today's settings; None if there is no such account."""
+    """The account as of the last flushed record, holds left out, with today's settings; None if there is no such account.
+
+    UnavailableError while some of its records could not be written: what they changed is missing here.
+    """
     row = await connection.fetchrow(_SQL["state"], address)
     if row is None:
         return None
+    if row["parked"]:
+        raise errors.UnavailableError("records of the account wait in outbox_dead; it cannot be loaded before they are dealt with")
     grants: dict[str, list[ledger.GrantState]] = {name: [] for name, _ in row["wallets"]}
     for wallet, grant_id, available, category, priority, effective_ms, expires_ms, change_no, revoked in row["grants"]:
         grants[wallet].append(

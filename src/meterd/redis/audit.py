@@ -69,7 +69,9 @@ async def snapshot(
     accounts: dict[str, Examined] = {}
     for address, reply in zip(addresses, answers, strict=True):
         if reply[0] == b"FENCED":
-            raise errors.UnavailableError(f"partition {partition} is fenced: its sentinel is {reply[1].decode(errors='replace')!r}")
+            raise errors.UnavailableError(
+                f"partition {partition} is fenced: its sentinel is {reply[1].decode(errors='replace')!r}"
+            )
         if reply[0] == b"ACCOUNT":
             accounts[address] = Examined(state=store.account_state(reply, address), worth_micros=reply[2][6])
     return Snapshot(deadlines=[Deadline(hold=hold, address=address) for hold, address in found], accounts=accounts)
@@ -82,11 +84,15 @@ def _unwrapped(reply: Any) -> Any:
     return reply
 
 
-async def entries_after(run: runner.Runner, partition: int, cursor: str) -> AsyncIterator[tuple[str, dict[bytes, bytes]]]:
+async def entries_after(
+    run: runner.Runner, partition: int, cursor: str
+) -> AsyncIterator[tuple[str, dict[bytes, bytes]]]:
     """The partition's outbox entries behind `cursor` up to its end, in order, a page at a time."""
     after = cursor
     while True:
-        page: list[Any] = await run.command(("XRANGE", keys.outbox(partition), f"({after}", "+", "COUNT", str(PAGE_ENTRIES_MAX)))
+        page: list[Any] = await run.command(
+            ("XRANGE", keys.outbox(partition), f"({after}", "+", "COUNT", str(PAGE_ENTRIES_MAX))
+        )
         for entry_id, fields in page:
             after = entry_id.decode()
             yield after, dict(zip(fields[::2], fields[1::2], strict=True))

@@ -79,7 +79,13 @@ class RedisLedger:
         return await self._commit(command, ())
 
     async def commit_late(self, command: ledger.CommitLate) -> ledger.SettleOutcome:
-        late = (command.wallet, str(int(command.overage)), command.terms, str(command.held_micros), str(command.charged_micros))
+        late = (
+            command.wallet,
+            str(int(command.overage)),
+            command.terms,
+            str(command.held_micros),
+            str(command.charged_micros),
+        )
         return await self._commit(command.commit, late)
 
     async def _commit(self, command: ledger.Commit, late: tuple[str | bytes, ...]) -> ledger.SettleOutcome:
@@ -181,7 +187,11 @@ class RedisLedger:
     async def apply(self, address: str, change: ledger.Change) -> ledger.Applied:
         partition = ids.partition_of(address, self.partitions)
         number = str(change.change_no)
-        names: tuple[str, ...] = (keys.account(partition, address), keys.outbox(partition), keys.grant_expiries(partition))
+        names: tuple[str, ...] = (
+            keys.account(partition, address),
+            keys.outbox(partition),
+            keys.grant_expiries(partition),
+        )
         wallet = ""
         match change:
             case ledger.GrantChange():
@@ -204,7 +214,14 @@ class RedisLedger:
             case ledger.SettingsChange():
                 verb, names = "settings", names[:2]
                 flags = (str(int(change.strict_expiry)), str(int(change.frozen)))
-                args = (number, change.change_id.hex, str(int(change.overage)), str(change.overdraft_limit_micros), *flags, address)
+                args = (
+                    number,
+                    change.change_id.hex,
+                    str(int(change.overage)),
+                    str(change.overdraft_limit_micros),
+                    *flags,
+                    address,
+                )
         reply = await self._call(verb, partition, names, args)
         if reply[0] not in (b"APPLIED", b"ALREADY"):
             self._raise(reply, partition)
@@ -220,15 +237,36 @@ class RedisLedger:
     async def load(self, state: ledger.AccountState) -> bool:
         """Puts the folded account into Redis; False if it was there already."""
         partition = ids.partition_of(state.address, self.partitions)
-        args: list[bytes | str] = [state.tenant_id, state.account_id, str(state.seq), state.last_txn, str(state.change_no)]
-        args += [str(state.granted_micros), str(state.spent_micros), str(state.expired_micros), str(state.revoked_micros)]
-        args += [str(int(state.overage)), str(state.overdraft_limit_micros), str(int(state.strict_expiry)), str(int(state.frozen))]
+        args: list[bytes | str] = [
+            state.tenant_id,
+            state.account_id,
+            str(state.seq),
+            state.last_txn,
+            str(state.change_no),
+        ]
+        args += [
+            str(state.granted_micros),
+            str(state.spent_micros),
+            str(state.expired_micros),
+            str(state.revoked_micros),
+        ]
+        args += [
+            str(int(state.overage)),
+            str(state.overdraft_limit_micros),
+            str(int(state.strict_expiry)),
+            str(int(state.frozen)),
+        ]
         wallets = state.wallets or [ledger.WalletState(wallet="default", debt_micros=0, grants=())]
         args += [state.address, str(len(wallets))]
         for wallet in wallets:
             args += [wallet.wallet, str(wallet.debt_micros), str(len(wallet.grants))]
             for grant in sorted(wallet.grants, key=ledger.burn_key):
-                args += [grant.grant_id.bytes, str(grant.available_micros), str(grant.expires_ms), str(grant.effective_ms)]
+                args += [
+                    grant.grant_id.bytes,
+                    str(grant.available_micros),
+                    str(grant.expires_ms),
+                    str(grant.effective_ms),
+                ]
                 args += [str(grant.priority), str(grant.category), str(grant.created_no), str(int(grant.revoked))]
         names = (keys.account(partition, state.address), keys.grant_expiries(partition))
         reply = await self._call("load", partition, names, tuple(args))
@@ -311,7 +349,9 @@ class RedisLedger:
                 state = ledger.State(reply[1]).name.lower()
                 raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")
             case b"STRICT":
-                raise errors.FailedPreconditionError("hold_id: the hold has expired, and the account refuses late commits")
+                raise errors.FailedPreconditionError(
+                    "hold_id: the hold has expired, and the account refuses late commits"
+                )
             case b"CONFLICT":
                 raise errors.ConflictError(reply[3] if len(reply) > 3 else b"")
             case b"FULL":

@@ -69,6 +69,7 @@ class Runner:
         self._queue: list[tuple[bytes, asyncio.Future[Any]]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
+        self._connected = asyncio.Event()
         self._closing = False
         # Counts connections; a change tells that Redis may have been restarted in between.
         self.connections = 0
@@ -89,9 +90,8 @@ class Runner:
 
     async def wait_connected(self, timeout_s: float) -> bool:
         """Whether a connection stands within `timeout_s`."""
-        deadline_s = self._loop.time() + timeout_s
-        while not self.is_connected and self._loop.time() < deadline_s:
-            await asyncio.sleep(RECONNECT_DELAY_MIN_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), timeout_s)
         return self.is_connected
 
     async def close(self) -> None:
@@ -105,7 +105,9 @@ class Runner:
             self._transport.close()
             self._drop("closing")
 
-    def evalsha(self, script: scripts.Script, keys: tuple[str, ...], args: tuple[bytes | str | int, ...]) -> asyncio.Future[Reply]:
+    def evalsha(
+        self, script: scripts.Script, keys: tuple[str, ...], args: tuple[bytes | str | int, ...]
+    ) -> asyncio.Future[Reply]:
         """The reply to EVALSHA. Errors: NoScriptError, RedisRefusedError, OverloadedError, UnavailableError."""
         return self.command((b"EVALSHA", script.sha, len(keys), *keys, *args))
 
@@ -157,6 +159,7 @@ class Runner:
 
     def _drop(self, reason: str) -> None:
         self._transport = None
+        self._connected.clear()
         waiting = [*self._flight, *(future for _, future in self._queue)]
         self._flight.clear()
         self._queue = []
@@ -180,7 +183,11 @@ class Runner:
             while not self._lost.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._lost.wait(), WATCH_INTERVAL_S)
-                if self._flight and self._loop.time() - self._flight_since_s > REPLY_TIMEOUT_S and self._transport is not None:
+                if (
+                    self._flight
+                    and self._loop.time() - self._flight_since_s > REPLY_TIMEOUT_S
+                    and self._transport is not None
+                ):
                     log.warning("redis: no reply for %s s, reconnecting", REPLY_TIMEOUT_S)
                     self._transport.abort()
                     self._drop(f"no reply for {REPLY_TIMEOUT_S:g} s")
@@ -201,6 +208,7 @@ class Runner:
         # The connection object owns the socket; it must live as long as the transport.
         self._connection = connection
         self._transport = transport
+        self._connected.set()
         self.connections += 1
 
 

@@ -39,8 +39,9 @@ JOIN accounts AS a USING (account_no) ORDER BY a.account_no;
 SELECT pg_try_advisory_xact_lock(hashtextextended('meterd projector', 0));
 
 -- name: records
--- One statement, so one snapshot: what is not among the records was not in the ledger at fresh_ms.
-SELECT meterd_ms(p.fresh_at) AS fresh_ms, l.*, meterd_ms(l.recorded_at) AS at_ms
+-- One statement, so one snapshot: what is not among the records was not in the ledger at fresh_ms. Of an account with entries that could
+-- not be written, nothing is known for certain.
+SELECT CASE WHEN a.parked THEN 0 ELSE meterd_ms(p.fresh_at) END AS fresh_ms, l.*, meterd_ms(l.recorded_at) AS at_ms
 FROM accounts AS a
 JOIN partitions AS p ON p.partition = a.partition
 LEFT JOIN ledger AS l ON l.account_no = a.account_no AND l.kind IN ('C', 'L', 'R', 'E', 'H') AND l.txn = $3
