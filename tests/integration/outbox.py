@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -21,7 +22,14 @@ from meterd.redis import keys
 
 PARTITIONS = 4
 
-TERMS = {"item": "model:openai/gpt-4o-mini", "user": "u1", "team": "t1", "op": "op-1", "pv": "2026-11-01.1", "model": "gpt-4o-mini"}
+TERMS = {
+    "item": "model:openai/gpt-4o-mini",
+    "user": "u1",
+    "team": "t1",
+    "op": "op-1",
+    "pv": "2026-11-01.1",
+    "model": "gpt-4o-mini",
+}
 DETAIL = {
     "us": 1,
     "cost": "0.00012345",
@@ -57,7 +65,9 @@ class Writer:
         values |= {"b": sum(self.available.values())} | fields
         assert len(values) == len(records.NAMES)
         self.txn = kind + txn.hex
-        terms, detail = (text if isinstance(text, bytes) else text.encode() for text in (values.pop("m"), values.pop("j")))
+        terms, detail = (
+            text if isinstance(text, bytes) else text.encode() for text in (values.pop("m"), values.pop("j"))
+        )
         core = " ".join(str(values[name.decode()]) for name in records.NAMES[:-2])
         encoded = {b"r": core.encode(), b"m": terms, b"j": detail}
         self.entries.append(encoded)
@@ -68,7 +78,9 @@ class Writer:
         self.granted += row.amount_micros
         return self.entry("G", row.grant_id, g=row.amount_micros, i=row.change_no)
 
-    def commit(self, amount: int, *, now_ms: int, terms: Any = TERMS, detail: Any = DETAIL, **fields: Any) -> dict[bytes, bytes]:
+    def commit(
+        self, amount: int, *, now_ms: int, terms: Any = TERMS, detail: Any = DETAIL, **fields: Any
+    ) -> dict[bytes, bytes]:
         txn = ids.uuid7(now_ms)
         grant_id = next(grant for grant, left in self.available.items() if left >= amount)
         self.available[grant_id] -= amount
@@ -128,14 +140,24 @@ class World:
             made.grant(granted)
         return made
 
+    async def has_rows(self, count: int) -> bool:
+        return await self.pool.fetchval("SELECT count(*) FROM ledger") >= count
+
     async def assert_folded(self, *writers: Writer) -> None:
         """Postgres has every record once and adds up to what the writers say."""
         for writer in writers:
             account = await self.pool.fetchrow("SELECT * FROM accounts WHERE address = $1", writer.address)
-            counted = (account["granted_micros"], account["spent_micros"], account["expired_micros"], account["revoked_micros"])
+            counted = (
+                account["granted_micros"],
+                account["spent_micros"],
+                account["expired_micros"],
+                account["revoked_micros"],
+            )
             assert counted == (writer.granted, writer.spent, writer.expired, writer.revoked)
             assert (account["last_seq"], account["last_txn"]) == (writer.seq, writer.txn)
-            seqs = await self.pool.fetch("SELECT seq FROM ledger WHERE account_no = $1 ORDER BY seq", account["account_no"])
+            seqs = await self.pool.fetch(
+                "SELECT seq FROM ledger WHERE account_no = $1 ORDER BY seq", account["account_no"]
+            )
             assert [row["seq"] for row in seqs] == list(range(1, writer.seq + 1))
             left = await self.pool.fetch(
                 "SELECT grant_id, amount_micros - spent_micros - expired_micros - revoked_micros AS available FROM grants "
@@ -145,8 +167,18 @@ class World:
             assert {row["grant_id"]: row["available"] for row in left} == writer.available
 
 
+async def until(holds: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0) -> None:
+    """Returns as soon as `holds` does; TimeoutError if it does not."""
+    async with asyncio.timeout(within_s):
+        while True:
+            found = holds()
+            if found if isinstance(found, bool) else await found:
+                return
+            await asyncio.sleep(0.01)
+
+
 @contextlib.asynccontextmanager
-async def world(dsn: str, redis_url: str) -> AsyncIterator[World]:
+async def world(dsn: str, redis_url: str) -> AsyncGenerator[World]:
     await migrate.migrate(dsn, partitions=PARTITIONS)
     connections = await pool.create(dsn)
     client = redis.asyncio.Redis.from_url(redis_url)

@@ -56,6 +56,17 @@ def scaled(value: Decimal, decimals: int) -> int | None:
     return -number if sign else number
 
 
+def femtos_per_unit(price_usd: Decimal, units: int) -> int | None:
+    """Femto-dollars for one of `units` units that cost `price_usd` together; None if that is not whole."""
+    femtos = scaled(price_usd, 15)
+    return None if femtos is None or femtos % units else femtos // units
+
+
+def nearest_femtos_per_unit(price_usd: Decimal, units: int) -> int:
+    """As femtos_per_unit, rounded half up: for prices that their publisher has computed in floats, such as 0.18000000000000002."""
+    return (int(price_usd.scaleb(30)) * 2 // (units * 10**15) + 1) // 2
+
+
 def decimal_string(value: int, decimals: int) -> str:
     """`value` ÷ 10^decimals without exponent and trailing zeros: (1500, 3) -> "1.5". value ≥ 0."""
     whole, part = divmod(value, 10**decimals)

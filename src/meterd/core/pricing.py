@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from meterd.core import catalogue, errors, ids, money, ratecards, usage
 
@@ -84,7 +86,6 @@ class Resolved:
     entries: tuple[catalogue.Entry, ...]
     # Whether the first entry holds where none else does; false for prices of the operator alone.
     first_holds: bool
-    variants_hold: bool
     margin: str
     # Micro-credits per femto-dollar of cost, margin included.
     numerator: int
@@ -111,8 +112,9 @@ class PriceBook:
     rates: Mapping[str, tuple[Rate, ...]]
     overrides: Mapping[tuple[str, str], Override]
     providers: tuple[catalogue.Provider, ...]
-    resolved: dict[tuple[str, str], Resolved] = dataclasses.field(
-        default_factory=dict[tuple[str, str], Resolved], compare=False, repr=False
+    # None for names without a price.
+    resolved: dict[tuple[str, str], Resolved | None] = dataclasses.field(
+        default_factory=dict[tuple[str, str], Resolved | None], compare=False, repr=False
     )
 
     @property
@@ -166,7 +168,7 @@ def quote_model(
     OutOfRangeError above 2^53 − 1 micro-credits.
     """
     found = book.resolved.get((provider, model)) or _resolve(book, provider, model)
-    card = found.card if found.card is not None and not service_tier else _card(found, service_tier, at_ms)
+    card = found.card if found.card is not None and not service_tier else card_at(found, service_tier, at_ms)
     cost_femtos = ratecards.cost_femtos(card, counts)
     numerator = cost_femtos * found.numerator
     return Quote(
@@ -193,7 +195,7 @@ def affordable_output_tokens(
     quote_model with that many costs at most the budget, and with one more it costs more.
     """
     found = book.resolved.get((provider, model)) or _resolve(book, provider, model)
-    card = found.card if found.card is not None and not service_tier else _card(found, service_tier, at_ms)
+    card = found.card if found.card is not None and not service_tier else card_at(found, service_tier, at_ms)
     least = usage.output_tokens_min(base)
     # By the linear form, the cost without output tokens is right even where their classes need some.
     floor_femtos = ratecards.cost_femtos(card, usage.with_counts(base, output_tokens=least))
@@ -294,13 +296,141 @@ def margin_ratio(margin: str) -> tuple[int, int]:
     return int(whole + part), 10 ** len(part)
 
 
-PricedT = Feature | Rate
-
-
-def _in_force[T: (Feature, Rate)](prices: tuple[T, ...] | None, kind: str, key: str, at_ms: int) -> T:
-    raise NotImplementedError
-
-
 def resolve(book: PriceBook, provider: str, model: str) -> Resolved:
     """What the names mean in the book; NotFoundError for a model without prices (policy DENY)."""
     return book.resolved.get((provider, model)) or _resolve(book, provider, model)
+
+
+def card_at(found: Resolved, service_tier: str, at_ms: int) -> ratecards.RateCard:
+    """The prices in force at `at_ms` for the tier; NotFoundError if there are none."""
+    index = len(found.entries) - 1
+    while index >= 0 and not catalogue.holds(found.entries[index].when, at_ms):
+        index -= 1
+    if index < 0 and found.first_holds:
+        index = 0
+    if index < 0 or not found.entries[index].prices:
+        raise errors.NotFoundError(f"model: {found.item.removeprefix('model:')} has no price in force at that time")
+    entry = found.entries[index]
+    variants = catalogue.with_context(entry, _context(service_tier), at_ms) if service_tier else ()
+    card = found.cards.get((index, variants))
+    if card is None:
+        card = ratecards.compiled(catalogue.prices_of(entry, variants))
+        found.cards[index, variants] = card
+    return card
+
+
+@functools.lru_cache(maxsize=1024)
+def _context(service_tier: str) -> Mapping[str, str]:
+    """The context that a tier's name stands for; "key=value,key=value" is a context itself."""
+    if len(service_tier) > SERVICE_TIER_CHARS_MAX or not _TIER.match(service_tier):
+        raise errors.InvalidArgumentError("service_tier", f"must be at most {SERVICE_TIER_CHARS_MAX} letters, digits and _ . / : , = -")
+    if "=" in service_tier:
+        pairs = (part.partition("=") for part in service_tier.split(","))
+        return {key.strip(): value.strip() for key, _, value in pairs}
+    name = service_tier.strip().lower()
+    return _TIERS.get(name) or {"service_tier": name}
+
+
+_PricedT = TypeVar("_PricedT", Feature, Rate)
+
+
+def _in_force(prices: tuple[_PricedT, ...] | None, kind: str, key: str, at_ms: int) -> _PricedT:
+    """The last of the prices that holds."""
+    if prices is None:
+        raise errors.NotFoundError(f"{kind}: no {kind} {ids.checked_id(key, kind)!r} in the price book")
+    for price in reversed(prices):
+        if catalogue.holds(price.when, at_ms):
+            return price
+    raise errors.NotFoundError(f"{kind}: {key} has no price in force at that time")
+
+
+def _resolve(book: PriceBook, provider: str, model: str) -> Resolved:
+    ids.checked_text(provider, "provider", ids.ID_BYTES_MAX)
+    ids.checked_id(model, "model")
+    names = (provider, model)
+    found = None
+    if names not in book.resolved:
+        found = _known(book, provider, model) or _unknown(book, provider, model)
+        if len(book.resolved) >= RESOLVED_MAX:
+            book.resolved.clear()
+        book.resolved[names] = found
+    if found is None:
+        named = f"{provider}/{model}" if provider else model
+        raise errors.NotFoundError(f"model: no price for {named!r} in the price book")
+    return found
+
+
+def _known(book: PriceBook, provider: str, model: str) -> Resolved | None:
+    """What the operator's prices and the catalogue say about a model; None if neither has a price for it."""
+    base = catalogue.find(book.providers, provider, model)
+    if base is not None and not any(entry.prices for entry in base.model.entries):
+        base = None
+    override = _override(book, provider, model, base)
+    if base is not None:
+        provider_id, model_id = base.provider.id, base.model.id
+        entries = base.model.entries
+        if not base.own:
+            entries = tuple(dataclasses.replace(entry, variants=()) for entry in entries)
+    elif override is not None:
+        provider_id, model_id, entries = override.provider, override.model, ()
+    else:
+        return None
+    if override is not None:
+        entries += override.entries
+    margin = _margin(book.margins, provider_id, model_id)
+    item = f"model:{provider_id}/{model_id}"
+    return _resolved(book, item, margin, entries, first_holds=base is not None)
+
+
+def _override(book: PriceBook, provider: str, model: str, base: catalogue.Found | None) -> Override | None:
+    if not book.overrides:
+        return None
+    if base is not None:
+        names = ((base.provider.id, model.lower()), (base.provider.id, base.model.id.lower()))
+    else:
+        known = catalogue.find_provider(book.providers, provider) if provider else None
+        names = ((provider.lower().strip(), model.lower()), (known.id if known else "", model.lower()))
+    return next((book.overrides[name] for name in names if name in book.overrides), None)
+
+
+def _unknown(book: PriceBook, provider: str, model: str) -> Resolved | None:
+    """The stand-in for a model without prices; None for policy DENY."""
+    if book.unknown_policy == DENY:
+        return None
+    entries = (catalogue.Entry(when=None, prices=book.unknown_prices),)
+    item = f"model:{provider}/{model}" if provider else f"model:{model}"
+    margin = _margin(book.margins, provider, model)
+    quarantined = book.unknown_policy == QUARANTINE
+    return _resolved(book, item, margin, entries, first_holds=True, quarantined=quarantined)
+
+
+def _resolved(
+    book: PriceBook,
+    item: str,
+    margin: str,
+    entries: tuple[catalogue.Entry, ...],
+    *,
+    first_holds: bool,
+    quarantined: bool = False,
+) -> Resolved:
+    factor, divisor = margin_ratio(margin)
+    numerator, denominator = factor * money.MICROS_PER_CREDIT, divisor * book.credit_value_femtos
+    common = math.gcd(numerator, denominator)
+    timeless = len(entries) == 1 and entries[0].when is None and bool(entries[0].prices)
+    return Resolved(
+        item=item,
+        entries=entries,
+        first_holds=first_holds,
+        margin=margin,
+        numerator=numerator // common,
+        denominator=denominator // common,
+        quarantined=quarantined,
+        card=ratecards.compiled(entries[0].prices) if timeless else None,
+        cards={},
+    )
+
+
+def _margin(margins: Margins, provider: str, model: str) -> str:
+    provider = provider.lower()
+    by_model = margins.models.get(f"{provider}/{model.lower()}")
+    return by_model or margins.providers.get(provider) or margins.default

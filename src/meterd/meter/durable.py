@@ -42,17 +42,20 @@ class Settlements:
         try:
             found = await fold.durable(self._connections, tenant_id, address, txn)
         except hydration.POSTGRES_ERRORS as exc:
-            raise errors.UnavailableError(f"Postgres is away, and only it may know this id: {exc}; retry with the same id") from exc
+            raise errors.UnavailableError(
+                f"Postgres is away, and only it may know this id: {exc}; retry with the same id"
+            ) from exc
         if found is None:
             return None
         if found.records:
-            return _durable(found.records[-1])
+            return of_record(found.records[-1])
         if found.fresh_ms < self._clock_ms() - self._age_ms:
             raise errors.UnavailableError("Postgres lags behind, and only it may know this id; retry with the same id")
         return None
 
 
-def _durable(record: ledger.Record) -> holds.Durable:
+def of_record(record: ledger.Record) -> holds.Durable:
+    """A ledger record of a hold or charge as its end."""
     return holds.Durable(
         kind=record.kind,
         txn=record.txn,

@@ -100,6 +100,9 @@ class Flusher:
         partitions: int,
         retention_ms: int = RETENTION_MS,
         batch_rows_max: int = BATCH_ROWS_MAX,
+        claim_interval_s: float = CLAIM_INTERVAL_S,
+        trim_interval_s: float = TRIM_INTERVAL_S,
+        heartbeat_ms: int = HEARTBEAT_MS,
         failpoint: journal.Failpoint = journal.no_failpoint,
         clock_ms: Callable[[], int] = _now_ms,
         on_flush: Callable[[int, int], None] | None = None,
@@ -109,6 +112,9 @@ class Flusher:
         self._partitions = partitions
         self._retention_ms = retention_ms
         self._batch_rows_max = batch_rows_max
+        self._claim_interval_s = claim_interval_s
+        self._trim_interval_s = trim_interval_s
+        self._heartbeat_ms = heartbeat_ms
         self._failpoint = failpoint
         self._clock_ms = clock_ms
         self._on_flush = on_flush
@@ -155,7 +161,13 @@ class Flusher:
             while not self._stopping.is_set():
                 try:
                     count = await self.step()
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, redis.exceptions.RedisError, OSError, TimeoutError) as exc:
+                except (
+                    asyncpg.PostgresError,
+                    asyncpg.InterfaceError,
+                    redis.exceptions.RedisError,
+                    OSError,
+                    TimeoutError,
+                ) as exc:
                     await self._failed(exc)
                     await self._pause(retry_s * random.uniform(0.5, 1.0))
                     retry_s = min(RETRY_MAX_S, retry_s * 2)
@@ -240,7 +252,7 @@ class Flusher:
         if now_s >= self._months_at:
             await self._connection.execute(_SQL["create_months"])
             self._months_at = now_s + MONTHS_INTERVAL_S
-        self._claim_at = now_s + CLAIM_INTERVAL_S
+        self._claim_at = now_s + self._claim_interval_s
 
     async def _locate(self, partitions: Sequence[int]) -> None:
         """Takes over what Postgres says of the partitions. What was read ahead stays good where nothing has moved."""
@@ -264,15 +276,21 @@ class Flusher:
             pipeline.get(keys.sentinel(partition))
         replies = await pipeline.execute()
         slices: list[journal.Slice] = []
-        for (partition, position), entries, sentinel in zip(positions.items(), replies[::2], replies[1::2], strict=True):
+        for (partition, position), entries, sentinel in zip(
+            positions.items(), replies[::2], replies[1::2], strict=True
+        ):
             position.fenced = sentinel != position.sentinel
-            if position.fenced or not (entries or now_ms - position.fresh_ms > HEARTBEAT_MS):
+            if position.fenced or not (entries or now_ms - position.fresh_ms > self._heartbeat_ms):
                 continue
             whole = len(entries) < count
             fresh_ms = now_ms if whole else _entry_ms(entries[-1])
             slices.append(
                 journal.Slice(
-                    partition=partition, epoch=position.epoch, cursor=after[partition], entries=entries, fresh_ms=fresh_ms
+                    partition=partition,
+                    epoch=position.epoch,
+                    cursor=after[partition],
+                    entries=entries,
+                    fresh_ms=fresh_ms,
                 )
             )
         self._read_ms = now_ms
@@ -280,7 +298,9 @@ class Flusher:
         if oldest:
             self._busy = len(oldest)
         more = any(len(part.entries) == count for part in slices)
-        return _Read(slices=slices, decoded=journal.decode(slices), oldest_ms=min(oldest) if oldest else None, more=more)
+        return _Read(
+            slices=slices, decoded=journal.decode(slices), oldest_ms=min(oldest) if oldest else None, more=more
+        )
 
     async def _write(self, found: _Read) -> None:
         if found.more:
@@ -308,7 +328,13 @@ class Flusher:
         self._repeated += written.repeated
         self._dead += len(written.dead)
         for entry in written.dead:
-            _log.error("outbox entry %s of partition %d is dead: %s: %s", entry.entry_id, entry.partition, entry.cause, entry.reason)
+            _log.error(
+                "outbox entry %s of partition %d is dead: %s: %s",
+                entry.entry_id,
+                entry.partition,
+                entry.cause,
+                entry.reason,
+            )
         if self._on_flush is not None and found.oldest_ms is not None:
             self._on_flush(written.flushed, max(0, self._clock_ms() - found.oldest_ms))
         if not found.more:
@@ -330,7 +356,7 @@ class Flusher:
         await self._failpoint("trimmed")
         # Whole nodes of 100 are freed, so a full slice may come out a little smaller.
         full = any(count > TRIM_ENTRIES_MAX - 200 for count in trimmed)
-        self._trim_at = now_s + (POLL_MAX_S if full else TRIM_INTERVAL_S)
+        self._trim_at = now_s + (min(POLL_MAX_S, self._trim_interval_s) if full else self._trim_interval_s)
 
 
 def _parsed(entry_id: str) -> tuple[int, int]:

@@ -93,5 +93,7 @@ class Hydrator:
             self._unknown[key] = self._clock_s() + UNKNOWN_TTL_S
             raise
         except POSTGRES_ERRORS as exc:
-            raise errors.UnavailableError(f"Postgres is away, and the account is not in Redis: {exc}; retry with the same id") from exc
+            raise errors.UnavailableError(
+                f"Postgres is away, and the account is not in Redis: {exc}; retry with the same id"
+            ) from exc
         self._unknown.pop(key, None)

@@ -84,7 +84,10 @@ class Projector:
 
     async def round(self) -> int:
         """Projects the next accounts with changes that have waited; answers how many changes it sent. 0 if another server is at it."""
-        async with self._connections.acquire(timeout=pool.CONNECT_TIMEOUT_S) as connection, connection.transaction(isolation="read_committed"):
+        async with (
+            self._connections.acquire(timeout=pool.CONNECT_TIMEOUT_S) as connection,
+            connection.transaction(isolation="read_committed"),
+        ):
             if not await fold.try_projecting(connection):
                 return 0
             found = await fold.accounts_pending(

@@ -78,7 +78,9 @@ def missing(durable: Durable, records: Sequence[ledger.Record], holds: int) -> l
         check = "an account with records behind the cursor is in Redis"
         found.append(finding(durable, "Redis account", check, f"seq {waiting[-1].seq}", "no such key"))
     if holds:
-        found.append(finding(durable, "Redis account", "an account with open holds is in Redis", f"{holds} holds", "no such key"))
+        found.append(
+            finding(durable, "Redis account", "an account with open holds is in Redis", f"{holds} holds", "no such key")
+        )
     return found
 
 
@@ -93,7 +95,11 @@ def conserved(durable: Durable, examined: audit.Examined) -> list[Finding]:
         ("worth = Σ available − debt", worth, examined.worth_micros),
         ("held = Σ wallets", sum(wallet.held_micros for wallet in state.wallets), state.held_micros),
     ]
-    found = [finding(durable, "Redis account", check, expected, actual) for check, expected, actual in pairs if expected != actual]
+    found = [
+        finding(durable, "Redis account", check, expected, actual)
+        for check, expected, actual in pairs
+        if expected != actual
+    ]
     for wallet in state.wallets:
         held = sum(grant.held_micros for grant in wallet.grants)
         if held != wallet.held_micros:
@@ -101,7 +107,9 @@ def conserved(durable: Durable, examined: audit.Examined) -> list[Finding]:
         for grant in wallet.grants:
             if grant.available_micros < 0 or grant.held_micros < 0:
                 amounts = f"{grant.available_micros}, {grant.held_micros}"
-                found.append(finding(durable, f"Redis grant {grant.grant_id}", "available and held are ≥ 0", 0, amounts))
+                found.append(
+                    finding(durable, f"Redis grant {grant.grant_id}", "available and held are ≥ 0", 0, amounts)
+                )
     return found
 
 
@@ -110,21 +118,35 @@ def held(durable: Durable, state: ledger.AccountState, opened: Sequence[Opened])
     found: list[Finding] = []
     for hold in opened:
         if hold.amount_micros is None:
-            found.append(finding(durable, f"Redis hold {hold.hold}", "a hold with a deadline is open or has ended", "a hold", "no such key"))
+            found.append(
+                finding(
+                    durable,
+                    f"Redis hold {hold.hold}",
+                    "a hold with a deadline is open or has ended",
+                    "a hold",
+                    "no such key",
+                )
+            )
     pairs = [
         ("number of open holds", len(opened), state.holds_open),
         ("held = Σ open holds", sum(hold.amount_micros or 0 for hold in opened), state.held_micros),
     ]
-    found += [finding(durable, "Redis account", check, expected, actual) for check, expected, actual in pairs if expected != actual]
+    found += [
+        finding(durable, "Redis account", check, expected, actual)
+        for check, expected, actual in pairs
+        if expected != actual
+    ]
     for wallet in state.wallets:
         total = sum(hold.amount_micros or 0 for hold in opened if hold.wallet == wallet.wallet)
         if total != wallet.held_micros:
-            found.append(finding(durable, f"Redis wallet {wallet.wallet}", "held = Σ open holds", total, wallet.held_micros))
+            found.append(
+                finding(durable, f"Redis wallet {wallet.wallet}", "held = Σ open holds", total, wallet.held_micros)
+            )
     return found
 
 
 def agreed(durable: Durable, state: ledger.AccountState, records: Sequence[ledger.Record]) -> list[Finding]:
-    """Redis = Postgres + the account's outbox records that Postgres did not have at the snapshot, up to what Redis had done when it was read."""
+    """Redis = Postgres + the account's outbox records that Postgres did not have, up to what Redis had done when it was read."""
     if state.seq < durable.seq:
         return [finding(durable, "Redis account", "Redis is not behind Postgres: seq", f"≥ {durable.seq}", state.seq)]
     between = [record for record in records if durable.seq < record.seq <= state.seq]
@@ -162,7 +184,9 @@ def _sums(durable: Durable, state: ledger.AccountState, records: Sequence[ledger
     ]
     check = "Redis = Postgres + outbox: "
     return [
-        finding(durable, "Redis account", check + name, expected, actual) for name, expected, actual in pairs if expected != actual
+        finding(durable, "Redis account", check + name, expected, actual)
+        for name, expected, actual in pairs
+        if expected != actual
     ]
 
 
@@ -192,7 +216,9 @@ def _grants(durable: Durable, state: ledger.AccountState, records: Sequence[ledg
     for wallet in debts.keys() | owed.keys():
         expected, actual = debts.get(wallet, 0), owed.get(wallet, 0)
         if expected != actual:
-            found.append(finding(durable, f"Redis wallet {wallet}", "Redis = Postgres + outbox: debt", expected, actual))
+            found.append(
+                finding(durable, f"Redis wallet {wallet}", "Redis = Postgres + outbox: debt", expected, actual)
+            )
     return found
 
 
@@ -206,4 +232,8 @@ def _settings(durable: Durable, state: ledger.AccountState) -> list[Finding]:
         ("strict_expiry", durable.strict_expiry, state.strict_expiry),
         ("frozen", durable.frozen, state.frozen),
     ]
-    return [finding(durable, "Redis account", f"settings: {name}", expected, actual) for name, expected, actual in pairs if expected != actual]
+    return [
+        finding(durable, "Redis account", f"settings: {name}", expected, actual)
+        for name, expected, actual in pairs
+        if expected != actual
+    ]

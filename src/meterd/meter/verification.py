@@ -283,7 +283,9 @@ class Verification:
         except errors.NotFoundError:
             return None
 
-    async def _leftovers(self, partition: int, outbox: _Outbox, seen: set[str], strays: Mapping[str, uuid.UUID]) -> None:
+    async def _leftovers(
+        self, partition: int, outbox: _Outbox, seen: set[str], strays: Mapping[str, uuid.UUID]
+    ) -> None:
         """Holds and records of accounts that Postgres does not have, and entries that are no records."""
         foreign = {address: f"hold {hold}" for address, hold in strays.items()}
         foreign |= {address: f"outbox {found[0].entry_id}" for address, found in outbox.by_address.items()}
@@ -291,7 +293,9 @@ class Verification:
         # Accounts that were made after the snapshot are looked at next time.
         known = await queries.known_addresses(self._connection, sorted(unknown)) if unknown else set[str]()
         for address in sorted(unknown - known):
-            self._add_partition(partition, "its account exists", "an account", f"no account {address}", foreign[address])
+            self._add_partition(
+                partition, "its account exists", "an account", f"no account {address}", foreign[address]
+            )
         for entry_id, reason in outbox.bad:
             self._add_partition(partition, "is a record", "a record", reason, f"outbox {entry_id}")
 
@@ -331,7 +335,9 @@ def _offence(check: str, durable: proof.Durable, row: Mapping[str, Any]) -> proo
         case "broken_wallets":
             subject = f"wallet {row['wallet']}"
         case "double_endings":
-            return proof.finding(durable, f"hold {row['txn']}", "ends once (C, R, E, or E then L)", "C, R, E or EL", row["kinds"])
+            return proof.finding(
+                durable, f"hold {row['txn']}", "ends once (C, R, E, or E then L)", "C, R, E or EL", row["kinds"]
+            )
         case _:
             subject = "account"
     return proof.finding(durable, subject, row["check_name"], row["expected"], row["actual"])

@@ -176,7 +176,14 @@ class Catalog:
 
     async def _add_grant(self, new: NewGrant) -> tuple[Grant, bool]:
         digest = _digest(
-            new.account_id, new.wallet, new.amount_micros, new.category, new.priority, new.effective_ms, new.expires_ms, new.source_id
+            new.account_id,
+            new.wallet,
+            new.amount_micros,
+            new.category,
+            new.priority,
+            new.effective_ms,
+            new.expires_ms,
+            new.source_id,
         )
         now_ms = self._clock_ms()
         async with pool.as_tenant(self._pool, new.tenant_id) as connection:
@@ -271,7 +278,9 @@ class Catalog:
                 change_no,
             )
             payload = {"grant_id": str(grant_id), "wallet": granted["wallet"]}
-            await connection.execute(_SQL["insert_change"], tenant_id, account_no, change_no, "V", revocation_id, payload)
+            await connection.execute(
+                _SQL["insert_change"], tenant_id, account_no, change_no, "V", revocation_id, payload
+            )
         return _revocation(revocation_id, granted, reason, change_no), False
 
     async def change_settings(
@@ -293,7 +302,9 @@ class Catalog:
             after = dataclasses.replace(
                 before,
                 overage=before.overage if overage is None else overage,
-                overdraft_limit_micros=before.overdraft_limit_micros if overdraft_limit_micros is None else overdraft_limit_micros,
+                overdraft_limit_micros=before.overdraft_limit_micros
+                if overdraft_limit_micros is None
+                else overdraft_limit_micros,
                 strict_expiry=before.strict_expiry if strict_expiry is None else strict_expiry,
                 frozen=before.frozen if frozen is None else frozen,
             )
@@ -308,7 +319,9 @@ class Catalog:
             await connection.execute(_SQL["update_settings"], after.account_no, *settings.values())
             change_no = await connection.fetchval(_SQL["next_change"], after.account_no, 0)
             change_id = ids.uuid7(self._clock_ms())
-            await connection.execute(_SQL["insert_change"], tenant_id, after.account_no, change_no, "S", change_id, settings)
+            await connection.execute(
+                _SQL["insert_change"], tenant_id, after.account_no, change_no, "S", change_id, settings
+            )
         return after, False
 
 
@@ -348,8 +361,13 @@ def _digest(*values: object) -> bytes:
 async def _check_room(connection: Any, account: Any, new: NewGrant) -> None:
     """Refuses what Redis would refuse, since a change that is durable has to be applied."""
     if account["promised_micros"] + new.amount_micros > money.AMOUNT_MAX_MICROS:
-        raise errors.OutOfRangeError("amount_micros", "the account's grants would add up to more than 2^53 − 1 micro-credits")
-    if await connection.fetchval(_SQL["live_grants"], account["account_no"], new.wallet) >= ledger.GRANTS_PER_WALLET_MAX:
+        raise errors.OutOfRangeError(
+            "amount_micros", "the account's grants would add up to more than 2^53 − 1 micro-credits"
+        )
+    if (
+        await connection.fetchval(_SQL["live_grants"], account["account_no"], new.wallet)
+        >= ledger.GRANTS_PER_WALLET_MAX
+    ):
         raise errors.FailedPreconditionError(f"wallet: has {ledger.GRANTS_PER_WALLET_MAX} grants that are not used up")
 
 

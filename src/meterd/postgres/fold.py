@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import asyncpg
@@ -34,7 +34,7 @@ class Pending:
 
 
 @contextlib.asynccontextmanager
-async def locked(connections: asyncpg.Pool, address: str) -> AsyncIterator[Any]:
+async def locked(connections: asyncpg.Pool, address: str) -> AsyncGenerator[Any]:
     """A connection in a transaction that holds the account's lock: one server at a time brings its state or changes to Redis."""
     acquired = connections.acquire(timeout=pool.CONNECT_TIMEOUT_S)
     async with acquired as connection, connection.transaction(isolation="read_committed"):
@@ -51,7 +51,9 @@ async def state(connection: Any, address: str) -> ledger.AccountState | None:
     if row is None:
         return None
     if row["parked"]:
-        raise errors.UnavailableError("records of the account wait in outbox_dead; it cannot be loaded before they are dealt with")
+        raise errors.UnavailableError(
+            "records of the account wait in outbox_dead; it cannot be loaded before they are dealt with"
+        )
     grants: dict[str, list[ledger.GrantState]] = {name: [] for name, _ in row["wallets"]}
     for wallet, grant_id, available, category, priority, effective_ms, expires_ms, change_no, revoked in row["grants"]:
         grants[wallet].append(
@@ -82,7 +84,8 @@ async def state(connection: Any, address: str) -> ledger.AccountState | None:
         strict_expiry=row["strict_expiry"],
         frozen=row["frozen"],
         wallets=[
-            ledger.WalletState(wallet=name, debt_micros=debt_micros, grants=grants[name]) for name, debt_micros in row["wallets"]
+            ledger.WalletState(wallet=name, debt_micros=debt_micros, grants=grants[name])
+            for name, debt_micros in row["wallets"]
         ],
         epoch=row["epoch"],
     )
@@ -115,7 +118,9 @@ async def durable(connections: asyncpg.Pool, tenant_id: str, address: str, hold:
         rows = await connection.fetch(_SQL["records"], tenant_id, address, hold)
     if not rows:
         return None
-    return Durable(records=[record(row, address) for row in rows if row["txn"] is not None], fresh_ms=rows[0]["fresh_ms"])
+    return Durable(
+        records=[record(row, address) for row in rows if row["txn"] is not None], fresh_ms=rows[0]["fresh_ms"]
+    )
 
 
 def record(row: Any, address: str) -> ledger.Record:

@@ -114,7 +114,9 @@ def decode(slices: Sequence[Slice]) -> Decoded:
 async def write(
     connection: Any, slices: Sequence[Slice], *, decoded: Decoded | None = None, failpoint: Failpoint = no_failpoint
 ) -> Written:
-    """Writes all entries of `slices` and moves the cursors. What cannot be written is put into outbox_dead, with what follows in its account.
+    """Writes all entries of `slices` and moves the cursors.
+
+    What cannot be written is put into outbox_dead, and so is what follows in its account.
 
     One transaction, except where a bad entry has to be found by halving. MovedError: another flusher was there, nothing was written.
     Errors of the server (asyncpg.PostgresError, OSError …) leave it open whether the last transaction was committed; the cursors tell.
@@ -138,7 +140,7 @@ async def write(
 
 def _is_poison(exc: Exception) -> bool:
     if isinstance(exc, asyncpg.PostgresError):
-        return (exc.sqlstate or "")[:2] in _POISON_CLASSES
+        return getattr(exc, "sqlstate", "")[:2] in _POISON_CLASSES
     # asyncpg raises a ValueError for a value that does not fit its column's type.
     return True
 
@@ -294,7 +296,9 @@ def _condemn(columns: records.Columns, accounts: dict[bytes, _Account], reason: 
     return fold
 
 
-def _doubt(columns: records.Columns, at: int, account: _Account | None, existing: dict[Key, str] | None) -> tuple[str, str] | None:
+def _doubt(
+    columns: records.Columns, at: int, account: _Account | None, existing: dict[Key, str] | None
+) -> tuple[str, str] | None:
     """Cause and reason why the record is not to become a row; None for a repeat of a row that is there."""
     if account is None:
         return "unknown_account", "no account has this address"
@@ -506,7 +510,11 @@ def _last_txn(part: Slice) -> str:
     if not part.entries:
         return ""
     fields = part.entries[-1][1]
-    return (records.value(fields, b"k")[:1] + records.value(fields, b"t")[:32]).decode("ascii", "replace").replace("\0", "?")
+    return (
+        (records.value(fields, b"k")[:1] + records.value(fields, b"t")[:32])
+        .decode("ascii", "replace")
+        .replace("\0", "?")
+    )
 
 
 async def revive(connection: Any, address: str) -> int:

@@ -85,7 +85,9 @@ async def _pending(connection: Any) -> list[str]:
     have = {row["version"] for row in rows}
     known = versions()
     if unknown := sorted(have - known.keys()):
-        raise MigrationError(f"the database has migrations that this version of meterd does not know: {', '.join(unknown)}")
+        raise MigrationError(
+            f"the database has migrations that this version of meterd does not know: {', '.join(unknown)}"
+        )
     return [version for version in known if version not in have]
 
 

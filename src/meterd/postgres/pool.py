@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import asyncpg
 
 # Postgres in the same region answers a connection attempt in milliseconds; a caller should hear of an absent one before its own deadline.
-CONNECT_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 5
 # Nothing in a request takes this long; workers' transactions are batches that take less than a second.
 COMMAND_TIMEOUT_S = 30.0
 STATEMENT_TIMEOUT_MS = 25_000
@@ -38,7 +38,9 @@ def json_bytes(value: Any) -> bytes:
 
 async def prepare(connection: Any) -> None:
     """Lets jsonb columns be read and written as Python values. Exact fractions stand in them as strings."""
-    await connection.set_type_codec("jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json, format="text")
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_json, decoder=_decode_json, format="text"
+    )
 
 
 def _settings(application_name: str) -> dict[str, str]:
@@ -82,12 +84,15 @@ async def create(dsn: str, *, size_max: int = POOL_SIZE_MAX, application_name: s
 
 
 @contextlib.asynccontextmanager
-async def as_tenant(pool: asyncpg.Pool, tenant_id: str) -> AsyncIterator[Any]:
+async def as_tenant(pool: asyncpg.Pool, tenant_id: str) -> AsyncGenerator[Any]:
     """A connection in a transaction that sees the rows of `tenant_id` only, whatever its statements say.
 
     Row-level security of the role meterd_app does it; role and tenant last as long as the transaction.
     """
-    async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection, connection.transaction(isolation="read_committed"):
+    async with (
+        pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection,
+        connection.transaction(isolation="read_committed"),
+    ):
         await connection.execute(
             "SELECT set_config('role', 'meterd_app', true), set_config('app.tenant', $1, true)", tenant_id
         )

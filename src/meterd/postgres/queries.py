@@ -15,8 +15,6 @@ from meterd.postgres import fold, pool, sql
 
 _SQL = sql.read("queries")
 
-# First half of the two-part advisory locks of recoveries, one per partition: "reco".
-RECOVERY_LOCK_CLASS = 0x7265636F
 # Verification reads whole ledgers; it is bounded by its snapshot, not by a statement.
 VERIFY_STATEMENT_TIMEOUT_S = 3600.0
 CHECKS = ("broken_accounts", "broken_rows", "broken_grants", "broken_wallets", "double_endings")
@@ -93,7 +91,9 @@ async def _standing(connection: Any, tenant_id: str, account_id: str) -> Standin
     )
 
 
-async def grants(connections: asyncpg.Pool, tenant_id: str, grant_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, GrantRow]:
+async def grants(
+    connections: asyncpg.Pool, tenant_id: str, grant_ids: Sequence[uuid.UUID]
+) -> dict[uuid.UUID, GrantRow]:
     """The tenant's grants of these ids."""
     async with pool.as_tenant(connections, tenant_id) as connection:
         rows = await connection.fetch(_SQL["grants"], tenant_id, grant_ids)
@@ -191,12 +191,16 @@ async def accounts_of(connection: Any, partition: int, batch_size: int) -> Async
         yield rows
 
 
-async def left(connection: Any, account_nos: Sequence[int]) -> tuple[dict[int, dict[str, int]], dict[int, dict[tuple[str, uuid.UUID], int]]]:
+Debts = dict[str, int]
+GrantsLeft = dict[tuple[str, uuid.UUID], int]
+
+
+async def left(connection: Any, account_nos: Sequence[int]) -> tuple[dict[int, Debts], dict[int, GrantsLeft]]:
     """Debts by wallet, and what is left of grants (held or not) by wallet and grant; both by account number."""
-    debts: dict[int, dict[str, int]] = {}
+    debts: dict[int, Debts] = {}
     for row in await connection.fetch(_SQL["wallets_of"], account_nos, timeout=VERIFY_STATEMENT_TIMEOUT_S):
         debts.setdefault(row["account_no"], {})[row["wallet"]] = row["debt_micros"]
-    remains: dict[int, dict[tuple[str, uuid.UUID], int]] = {}
+    remains: dict[int, GrantsLeft] = {}
     for row in await connection.fetch(_SQL["grants_left"], account_nos, timeout=VERIFY_STATEMENT_TIMEOUT_S):
         remains.setdefault(row["account_no"], {})[row["wallet"], row["grant_id"]] = row["left_micros"]
     return debts, remains
@@ -215,12 +219,3 @@ async def broken(connection: Any, check: str, account_nos: Sequence[int], count_
 async def dead(connection: Any, count_max: int) -> tuple[int, list[Mapping[str, Any]]]:
     """The number of outbox entries that could not be written, and the first of them."""
     return await connection.fetchval(_SQL["dead_count"]), await connection.fetch(_SQL["dead"], count_max)
-
-
-async def try_recovering(connection: Any, partition: int) -> bool:
-    """Whether this connection may recover the partition; it may until `end_recovering` or its end."""
-    return await connection.fetchval(_SQL["lock_recovery"], RECOVERY_LOCK_CLASS, partition)
-
-
-async def end_recovering(connection: Any, partition: int) -> None:
-    await connection.execute(_SQL["unlock_recovery"], RECOVERY_LOCK_CLASS, partition)

@@ -57,7 +57,7 @@ class RedisLedger:
             command.wallet,
             str(command.amount_micros),
             str(command.amount_min_micros),
-            command.digest,
+            command.digest.hex(),
             str(command.ttl_ms),
             str(int(command.overage)),
             str(int(command.expiry)),
@@ -94,7 +94,7 @@ class RedisLedger:
         args = (
             command.tenant_id,
             "" if command.amount_micros is None else str(command.amount_micros),
-            command.digest,
+            command.digest.hex(),
             command.detail,
             self._ttl,
             hold_hex + command.address,
@@ -130,7 +130,7 @@ class RedisLedger:
         args = (
             command.wallet,
             str(command.amount_micros),
-            command.digest,
+            command.digest.hex(),
             str(int(command.overage)),
             command.terms,
             command.detail,
@@ -198,7 +198,7 @@ class RedisLedger:
                 verb, wallet = "grant", change.wallet
                 args = (
                     number,
-                    change.grant_id.bytes,
+                    change.grant_id.hex,
                     wallet,
                     str(change.amount_micros),
                     str(change.category),
@@ -210,7 +210,7 @@ class RedisLedger:
                 )
             case ledger.RevokeChange():
                 verb, wallet = "revoke", change.wallet
-                args = (number, change.revocation_id.hex, wallet, change.grant_id.bytes, address)
+                args = (number, change.revocation_id.hex, wallet, change.grant_id.hex, address)
             case ledger.SettingsChange():
                 verb, names = "settings", names[:2]
                 flags = (str(int(change.strict_expiry)), str(int(change.frozen)))
@@ -262,7 +262,7 @@ class RedisLedger:
             args += [wallet.wallet, str(wallet.debt_micros), str(len(wallet.grants))]
             for grant in sorted(wallet.grants, key=ledger.burn_key):
                 args += [
-                    grant.grant_id.bytes,
+                    grant.grant_id.hex,
                     str(grant.available_micros),
                     str(grant.expires_ms),
                     str(grant.effective_ms),
@@ -474,7 +474,7 @@ class RedisLedger:
 
 def _draws(flat: list[Any]) -> tuple[ledger.Draw, ...]:
     return tuple(
-        ledger.Draw(grant_id=uuid.UUID(bytes=flat[at]), amount_micros=flat[at + 1]) for at in range(0, len(flat), 2)
+        ledger.Draw(grant_id=uuid.UUID(hex=flat[at].decode()), amount_micros=flat[at + 1]) for at in range(0, len(flat), 2)
     )
 
 
@@ -486,7 +486,7 @@ def _wallet_state(wallet: list[Any]) -> ledger.WalletState:
         held_micros=held,
         grants=[
             ledger.GrantState(
-                grant_id=uuid.UUID(bytes=grant[0]),
+                grant_id=uuid.UUID(hex=grant[0].decode()),
                 available_micros=grant[1],
                 held_micros=grant[2],
                 expires_ms=grant[3],

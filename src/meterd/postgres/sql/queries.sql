@@ -189,10 +189,3 @@ WHERE d.resolved_at IS NULL ORDER BY d.dead_no LIMIT $1;
 
 -- name: dead_count
 SELECT count(*) FROM outbox_dead WHERE resolved_at IS NULL;
-
--- name: lock_recovery
--- A session lock: it ends with the connection, so a recovery that died holds nothing.
-SELECT pg_try_advisory_lock($1::integer, $2::integer);
-
--- name: unlock_recovery
-SELECT pg_advisory_unlock($1::integer, $2::integer);

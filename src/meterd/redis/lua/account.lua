@@ -3,7 +3,7 @@
 -- KEYS: 1 sentinel (string), 2 account (hash)
 -- ARGV: 1 epoch
 -- Returns {code, …}: ACCOUNT now_ms account wallets | NOTLOADED | FENCED; account as packed (see the prelude); a wallet = {name, debt, held, grants};
---   a grant = {id (16 bytes), available, held, expires_ms, effective_ms, priority, category, number, revoked}
+--   a grant = {id (32 hex), available, held, expires_ms, effective_ms, priority, category, number, revoked}
 local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local all = call('HGETALL', KEYS[2])

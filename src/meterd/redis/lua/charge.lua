@@ -1,7 +1,7 @@
 #!lua
 -- Charges without a hold.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 tombstone of the charge (string)
--- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 digest (8 bytes), 5 overage (1-3; 4: all or nothing), 6 terms (JSON), 7 detail (JSON),
+-- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 digest (16 hex), 5 overage (1-3; 4: all or nothing), 6 terms (JSON), 7 detail (JSON),
 --       8 tombstone ttl (ms), 9 replay only (0 or 1), 10 outbox length at most, 11 charge uuid (32 hex), 12 address
 -- Returns {code, …}:
 --   SETTLED … as commit | DENIED … as reserve | ASK | CONFLICT state | NOTLOADED | NOWALLET | FULL | FENCED | BADARG n | RANGE | BROKEN

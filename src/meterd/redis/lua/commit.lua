@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Ends a hold with a charge. Draws the hold's slices, goes beyond them by policy, returns the rest.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
--- ARGV: 1 epoch, 2 tenant, 3 amount (micros, "" for what is held), 4 digest (8 bytes), 5 detail (JSON), 6 tombstone ttl (ms),
+-- ARGV: 1 epoch, 2 tenant, 3 amount (micros, "" for what is held), 4 digest (16 hex), 5 detail (JSON), 6 tombstone ttl (ms),
 --       7 deadline member, 8 hold uuid (32 hex), 9 address, and for a late Commit that only Postgres remembers:
 --       10 wallet, 11 overage, 12 terms, 13 held amount (micros), 14 charged at expiry (micros)
 -- Returns {code, …}:

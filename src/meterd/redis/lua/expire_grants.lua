@@ -21,6 +21,6 @@ for _, g in ipairs(due) do
   local amount = g[2]
   g[2] = 0
   a[WORTH], a[EXPIRED] = a[WORTH] - amount, a[EXPIRED] + amount
-  record(KEYS, a, w, epoch, now, {kind = 'X', txn = hex(g[1]), address = ARGV[2], wallet = ARGV[3], expired = amount, forfeits = {g[1], amount}})
+  record(KEYS, a, w, epoch, now, {kind = 'X', txn = g[1], address = ARGV[2], wallet = ARGV[3], expired = amount, forfeits = {g[1], amount}})
 end
 return {'EXPIRED', #due, soonest}

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Adds a grant that was born in Postgres. What the wallet owes is paid off from it at once.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 grant expiries (zset)
--- ARGV: 1 epoch, 2 change number, 3 grant id (16 bytes), 4 wallet, 5 amount (micros), 6 category, 7 priority, 8 effective (ms),
+-- ARGV: 1 epoch, 2 change number, 3 grant id (32 hex), 4 wallet, 5 amount (micros), 6 category, 7 priority, 8 effective (ms),
 --       9 expires (ms, 0: never), 10 address, 11 grants at most
 -- Returns {code, …}: APPLIED amount available held seq | ALREADY available held seq | NOTLOADED | FULL | FENCED | BADARG n | RANGE | BROKEN
 local epoch = call('GET', KEYS[1])
@@ -28,7 +28,7 @@ for i = #w, 3, -1 do
 end
 table.insert(w, at, g)
 a[CHANGE], a[GRANTED], a[WORTH] = number, a[GRANTED] + amount, a[WORTH] + amount
-local r = {kind = 'G', txn = hex(ARGV[3]), address = ARGV[10], wallet = ARGV[4], granted = amount, drawn = paid, change = number}
+local r = {kind = 'G', txn = ARGV[3], address = ARGV[10], wallet = ARGV[4], granted = amount, drawn = paid, change = number}
 check_types(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, r)

@@ -3,7 +3,7 @@
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 grant expiries (zset)
 -- ARGV: 1 epoch, 2 tenant, 3 account id, 4 seq, 5 last txn, 6 change number, 7 granted, 8 spent, 9 expired, 10 revoked (micros),
 --       11 overage (1-3), 12 overdraft limit (micros), 13 strict, 14 frozen, 15 address, 16 number of wallets, then a wallet:
---       name, debt (micros), number of grants, then a grant in burn order: id (16 bytes), available (micros), expires (ms),
+--       name, debt (micros), number of grants, then a grant in burn order: id (32 hex), available (micros), expires (ms),
 --       effective (ms), priority, category, number, revoked (0 or 1)
 -- Returns {code, …}: LOADED | ALREADY | FENCED | BADARG n | BROKEN
 local epoch = call('GET', KEYS[1])

@@ -1,18 +1,20 @@
 -- Shared by all verbs; the loader puts it in front of each. No redis.call that writes stands here, except in `record`.
 --
 -- wallet  = {debt, held, grant, …} in burn order, packed with cmsgpack in the account's field "w:" .. name
--- grant   = {id (16 bytes), available, held, expires_ms (0: never), effective_ms, priority, category, number, revoked (0 or 1)}
+-- grant   = {id (32 hex), available, held, expires_ms (0: never), effective_ms, priority, category, number, revoked (0 or 1)}
 -- hold    = {1, digest, wallet, amount, slices, created_ms, expires_ms, overage, expiry, terms, reported, reported detail}
--- ended   = {state (2-5 as in the proto, 6: a charge), reserve digest, commit digest, charged, returned, uncollected, forfeited, at_ms, draws, wallet, seq,
---            available, held, amount [, overage, terms, created_ms, expires_ms: while a late Commit may come]}
+-- ended   = {state (2-5 as in the proto, 6: a charge), reserve digest, commit digest, charged, returned, uncollected, forfeited,
+--            at_ms, draws, wallet, seq, available, held, amount [, overage, terms, created_ms, expires_ms: while a late Commit may come]}
 -- slices, draws = {grant id, amount, grant id, amount, …}
 -- All amounts are whole micro-credits within ±(2^53 − 1), which doubles hold exactly.
 local MAX = 9007199254740991
+
 local call = redis.call
+
 local format = string.format
 
--- Exact decimal text of a whole number; tostring would give 14 digits.
-local function text(n) return format('%.0f', n) end
+-- Exact decimal text of a whole number: %d takes it as a 64-bit integer. tostring and .. would give 14 digits.
+local function text(n) return format('%d', n) end
 
 -- A whole number ≥ 0 from text, or nil: tonumber alone takes nan, inf, 0x10 and 1e3.
 local function whole(s)
@@ -21,15 +23,12 @@ local function whole(s)
   return n <= MAX and n or nil
 end
 
-local HEX_BYTE = '%02x'
-
-local function hex(id) return format(string.rep(HEX_BYTE, #id), string.byte(id, 1, #id)) end
 
 local function listed(draws)
   if not draws or #draws == 0 then return '-' end
-  local parts = {}
-  for i = 1, #draws, 2 do parts[#parts + 1] = format('%s:%.0f', hex(draws[i]), draws[i + 1]) end
-  return table.concat(parts, ',')
+  local out = format('%s:%d', draws[1], draws[2])
+  for i = 3, #draws, 2 do out = format('%s,%s:%d', out, draws[i], draws[i + 1]) end
+  return out
 end
 
 local function now_ms()
@@ -85,6 +84,11 @@ end
 
 -- Grants with nothing left and nothing held leave the wallet.
 local function prune(w)
+  local is_full = true
+  for i = 3, #w do
+    if w[i][2] == 0 and w[i][3] == 0 then is_full = false end
+  end
+  if is_full then return w end
   local kept = {w[1], w[2]}
   for i = 3, #w do
     if w[i][2] > 0 or w[i][3] > 0 then kept[#kept + 1] = w[i] end
@@ -160,7 +164,7 @@ local function is_conserved(a)
   return a[GRANTED] == a[WORTH] + a[HELD] + a[SPENT] + a[EXPIRED] + a[REVOKED]
 end
 
-local RECORD = '%s %s %s %s %s %.0f %.0f %s %.0f %.0f %.0f %.0f %.0f %.0f %.0f %s %s %s %.0f %.0f %.0f %.0f %.0f %s %.0f'
+local RECORD = '%s %s %s %s %s %d %d %s %d %d %d %d %d %d %d %s %s %s %d %d %d %d %d %s %d'
 
 -- Writes the account, its wallet and one outbox record. `r` has the record's own fields; see core.ledger.Record for their order.
 local function record(keys, a, w, epoch, now, r)
@@ -173,7 +177,7 @@ local function record(keys, a, w, epoch, now, r)
   call('XADD', keys[3], '*', 'r', format(RECORD, r.kind, r.txn, previous == '' and '-' or previous, r.address, string.match(epoch, '^%d+'),
     a[SEQ], now, r.wallet or '-', r.amount or 0, r.granted or 0, r.charged or 0, r.returned or 0, r.uncollected or 0, r.expired or 0,
     r.revoked or 0, listed(r.drawn), listed(r.forfeits), listed(r.revocations), worth(w), w[1], w[2], a[HELD], r.change or 0,
-    r.digest and hex(r.digest) or '-', r.policy or 0), 'm', r.terms or '', 'j', r.detail or '')
+    r.digest or '-', r.policy or 0), 'm', r.terms or '', 'j', r.detail or '')
 end
 
 -- Whole numbers go back as integer replies, exactly; every amount lies within ±(2^53 − 1).

@@ -1,7 +1,7 @@
 #!lua
 -- Sets credits aside from a wallet's grants in burn order.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
--- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 least amount that will do (micros), 5 digest (8 bytes), 6 ttl (ms), 7 overage (0-3),
+-- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 least amount that will do (micros), 5 digest (16 hex), 6 ttl (ms), 7 overage (0-3),
 --       8 expiry (1-3), 9 terms (JSON), 10 replay only (0 or 1), 11 open holds at most, 12 outbox length at most, 13 deadline member
 -- Returns {code, …}:
 --   HELD replayed wallet amount created_ms expires_ms slices terms available held seq | ENDED … as commit's SETTLED

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Takes back what is left of a grant; slices in open holds are taken back when they are returned.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 grant expiries (zset)
--- ARGV: 1 epoch, 2 change number, 3 revocation id (32 hex), 4 wallet, 5 grant id (16 bytes), 6 address
+-- ARGV: 1 epoch, 2 change number, 3 revocation id (32 hex), 4 wallet, 5 grant id (32 hex), 6 address
 -- Returns {code, …}: APPLIED amount available held seq | ALREADY available held seq | NOTLOADED | FENCED | BADARG n | BROKEN
 local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
