@@ -27,7 +27,13 @@ async def _prepare(bench: ledger_load.Bench, dsn: str) -> None:
 
         async def positions() -> list[fence.Position]:
             return [
-                fence.Position(found.partition, found.epoch, found.incarnation, found.cursor, found.last_txn)
+                fence.Position(
+                    partition=found.partition,
+                    epoch=found.epoch,
+                    incarnation=found.incarnation,
+                    cursor=found.cursor,
+                    last_txn=found.last_txn,
+                )
                 for found in await partitions.positions(connections)
             ]
 
@@ -79,5 +85,5 @@ async def _drain(valkey: processes.Valkey, postgres: processes.Postgres, count: 
 
 def run(directory: pathlib.Path, *, long: bool) -> list[results.Line]:
     """Needs a Valkey and a Postgres of its own, which it starts."""
-    with processes.stores(directory, cores=[1]) as (valkey, postgres):
+    with processes.stores(directory) as (valkey, postgres):
         return asyncio.run(_drain(valkey, postgres, 200_000 if long else 40_000))

@@ -79,18 +79,30 @@ class Margins:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """What quotes of the same item in the same book share."""
+
+    # "model:openai/gpt-4o-mini", "feature:KEY" or "rate:KEY".
+    item: str
+    # The factor on the price, as a decimal string.
+    margin: str
+    price_version: str
+    credit_value_femtos: int
+    # Exact micro-credits are numerator ÷ denominator × the cost in femto-dollars; for features and rates numerator is 1.
+    numerator: int
+    denominator: int
+    # An unknown model, priced at the ceiling rate that the operator set for these.
+    quarantined: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Resolved:
     """What a pair of names means in a book. Made once per pair, so `cards` fills as dates and tiers are asked for."""
 
-    item: str
+    basis: Basis
     entries: tuple[catalogue.Entry, ...]
     # Whether the first entry holds where none else does; false for prices of the operator alone.
     first_holds: bool
-    margin: str
-    # Micro-credits per femto-dollar of cost, margin included.
-    numerator: int
-    denominator: int
-    quarantined: bool
     # The card of all times without a tier, where there is only one.
     card: ratecards.RateCard | None
     cards: dict[tuple[int, tuple[int, ...]], ratecards.RateCard]
@@ -134,29 +146,40 @@ class Line:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Quote:
-    """A price. amount_micros is numerator ÷ denominator rounded up; cost_femtos is None for features and rates."""
+    """A price. amount_micros is exact_numerator ÷ basis.denominator rounded up; cost_femtos is None for features and rates."""
 
     amount_micros: int
     cost_femtos: int | None
-    numerator: int
-    denominator: int
-    margin: str
-    price_version: str
-    item: str
-    credit_value_femtos: int
-    # An unknown model, priced at the ceiling rate that the operator set for these.
-    quarantined: bool = False
+    exact_numerator: int
+    basis: Basis
     card: ratecards.RateCard | None = None
     counts: usage.Usage | None = None
     line: Line | None = None
 
-    def exact_string(self) -> str:
-        """The amount before rounding, in micro-credits as a decimal string ("n/d" where that has no end)."""
-        return money.ratio_string(self.numerator, self.denominator)
+    @property
+    def item(self) -> str:
+        return self.basis.item
+
+    @property
+    def margin(self) -> str:
+        return self.basis.margin
+
+    @property
+    def price_version(self) -> str:
+        return self.basis.price_version
+
+    @property
+    def quarantined(self) -> bool:
+        return self.basis.quarantined
 
     @property
     def credit_value_usd(self) -> str:
-        return money.usd_string(self.credit_value_femtos)
+        """USD per credit, as a decimal string."""
+        return money.usd_string(self.basis.credit_value_femtos)
+
+    def exact_string(self) -> str:
+        """The amount before rounding, in micro-credits as a decimal string ("n/d" where that has no end)."""
+        return money.ratio_string(self.exact_numerator, self.basis.denominator)
 
 
 def quote_model(
@@ -170,17 +193,13 @@ def quote_model(
     found = book.resolved.get((provider, model)) or _resolve(book, provider, model)
     card = found.card if found.card is not None and not service_tier else card_at(found, service_tier, at_ms)
     cost_femtos = ratecards.cost_femtos(card, counts)
-    numerator = cost_femtos * found.numerator
+    basis = found.basis
+    exact_numerator = cost_femtos * basis.numerator
     return Quote(
-        amount_micros=money.charge_micros(numerator, found.denominator),
+        amount_micros=money.charge_micros(exact_numerator, basis.denominator),
         cost_femtos=cost_femtos,
-        numerator=numerator,
-        denominator=found.denominator,
-        margin=found.margin,
-        price_version=book.version,
-        item=found.item,
-        credit_value_femtos=book.credit_value_femtos,
-        quarantined=found.quarantined,
+        exact_numerator=exact_numerator,
+        basis=basis,
         card=card,
         counts=counts,
     )
@@ -201,11 +220,12 @@ def affordable_output_tokens(
     floor_femtos = ratecards.cost_femtos(card, usage.with_counts(base, output_tokens=least))
     band = ratecards.band_of(card, base.input_tokens)
     fixed_femtos = floor_femtos - least * band.output_femtos
-    if floor_femtos * found.numerator > budget_micros * found.denominator:
+    basis = found.basis
+    if floor_femtos * basis.numerator > budget_micros * basis.denominator:
         return 0
     if band.output_femtos == 0:
         return usage.COUNT_MAX
-    covered = money.covered_units(budget_micros, found.numerator, found.denominator, fixed_femtos, band.output_femtos)
+    covered = money.covered_units(budget_micros, basis.numerator, basis.denominator, fixed_femtos, band.output_femtos)
     return min(covered, usage.COUNT_MAX)
 
 
@@ -218,19 +238,9 @@ def quote_feature(book: PriceBook, key: str, quantity: int, at_ms: int) -> Quote
         raise errors.InvalidArgumentError("feature.quantity", f"must be from 1 to {ACTIONS_MAX}")
     margin = book.margins.features.get(key, "1")
     factor, divisor = margin_ratio(margin)
-    numerator = feature.price_micros * quantity * factor
     price = money.decimal_string(feature.price_micros, 6)
-    return Quote(
-        amount_micros=money.charge_micros(numerator, divisor),
-        cost_femtos=None,
-        numerator=numerator,
-        denominator=divisor,
-        margin=margin,
-        price_version=book.version,
-        item=f"feature:{key}",
-        credit_value_femtos=book.credit_value_femtos,
-        line=Line(usage_class="feature", quantity=str(quantity), unit_price=price, cost_femtos=None),
-    )
+    line = Line(usage_class="feature", quantity=str(quantity), unit_price=price, cost_femtos=None)
+    return _fixed(book, f"feature:{key}", margin, feature.price_micros * quantity * factor, divisor, line)
 
 
 def quote_rate(book: PriceBook, key: str, quantity: str, at_ms: int) -> Quote:
@@ -239,23 +249,27 @@ def quote_rate(book: PriceBook, key: str, quantity: str, at_ms: int) -> Quote:
     scaled = checked_quantity(quantity)
     if not rate.fractional and scaled % 10**QUANTITY_DECIMALS:
         raise errors.InvalidArgumentError("rate.quantity", f"{key} is charged in whole units")
-    numerator, denominator = rate.price_scaled * scaled, 10 ** (RATE_DECIMALS + QUANTITY_DECIMALS)
     price = money.decimal_string(rate.price_scaled, RATE_DECIMALS + 6)
+    units = money.decimal_string(scaled, QUANTITY_DECIMALS)
+    line = Line(usage_class="rate", quantity=units, unit_price=price, cost_femtos=None)
+    return _fixed(book, f"rate:{key}", "1", rate.price_scaled * scaled, 10 ** (RATE_DECIMALS + QUANTITY_DECIMALS), line)
+
+
+def _fixed(book: PriceBook, item: str, margin: str, numerator: int, denominator: int, line: Line) -> Quote:
+    basis = Basis(
+        item=item,
+        margin=margin,
+        price_version=book.version,
+        credit_value_femtos=book.credit_value_femtos,
+        numerator=1,
+        denominator=denominator,
+    )
     return Quote(
         amount_micros=money.charge_micros(numerator, denominator),
         cost_femtos=None,
-        numerator=numerator,
-        denominator=denominator,
-        margin="1",
-        price_version=book.version,
-        item=f"rate:{key}",
-        credit_value_femtos=book.credit_value_femtos,
-        line=Line(
-            usage_class="rate",
-            quantity=money.decimal_string(scaled, QUANTITY_DECIMALS),
-            unit_price=price,
-            cost_femtos=None,
-        ),
+        exact_numerator=numerator,
+        basis=basis,
+        line=line,
     )
 
 
@@ -309,7 +323,7 @@ def card_at(found: Resolved, service_tier: str, at_ms: int) -> ratecards.RateCar
     if index < 0 and found.first_holds:
         index = 0
     if index < 0 or not found.entries[index].prices:
-        raise errors.NotFoundError(f"model: {found.item.removeprefix('model:')} has no price in force at that time")
+        raise errors.NotFoundError(f"model: {found.basis.item.removeprefix('model:')} has no price in force at that time")
     entry = found.entries[index]
     variants = catalogue.with_context(entry, _context(service_tier), at_ms) if service_tier else ()
     card = found.cards.get((index, variants))
@@ -417,14 +431,19 @@ def _resolved(
     numerator, denominator = factor * money.MICROS_PER_CREDIT, divisor * book.credit_value_femtos
     common = math.gcd(numerator, denominator)
     timeless = len(entries) == 1 and entries[0].when is None and bool(entries[0].prices)
-    return Resolved(
+    basis = Basis(
         item=item,
-        entries=entries,
-        first_holds=first_holds,
         margin=margin,
+        price_version=book.version,
+        credit_value_femtos=book.credit_value_femtos,
         numerator=numerator // common,
         denominator=denominator // common,
         quarantined=quarantined,
+    )
+    return Resolved(
+        basis=basis,
+        entries=entries,
+        first_holds=first_holds,
         card=ratecards.compiled(entries[0].prices) if timeless else None,
         cards={},
     )

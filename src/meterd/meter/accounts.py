@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import cast
 
 import asyncpg
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -137,7 +138,7 @@ class Accounts:
         new = _new_grant(tenant_id, request)
         async with _postgres():
             made, replayed = await self._catalog.add_grant(new)
-        projected, balance = await self._project(made.address, made.wallet, made.change_no)
+        projected, balance = await self._project(tenant_id, made.address, made.wallet, made.change_no)
         return accounts_pb2.GrantResponse(
             grant=_grant(made),
             replayed=replayed,
@@ -145,7 +146,9 @@ class Accounts:
             balance=replies.balance(balance) if balance else None,
         )
 
-    async def _project(self, address: str, wallet: str, change_no: int) -> tuple[bool, ledger.Balance | None]:
+    async def _project(
+        self, tenant_id: str, address: str, wallet: str, change_no: int
+    ) -> tuple[bool, ledger.Balance | None]:
         """Whether Redis has the change, and the wallet after it."""
         try:
             applied = (await self._projector.project(address)).get(change_no)
@@ -154,7 +157,7 @@ class Accounts:
             found = await self._store.account_at(address)
             if found is None:
                 # Its changes are all in the ledger, or Redis lost it meanwhile.
-                await self._hydrator.hydrate(address)
+                await self._hydrator.hydrate(tenant_id, address)
                 found = await self._store.account_at(address)
         except errors.MeterdError:
             return False, None
@@ -173,7 +176,7 @@ class Accounts:
             made, replayed = await self._catalog.revoke_grant(
                 tenant_id, grant_id=grant_id, idempotency_key=key, reason=reason
             )
-        projected, balance = await self._project(made.grant.address, made.grant.wallet, made.change_no)
+        projected, balance = await self._project(tenant_id, made.grant.address, made.grant.wallet, made.change_no)
         async with _postgres():
             found = await queries.revoked(self._connections, tenant_id, grant_id)
         revoked_micros = found.revoked_micros
@@ -210,7 +213,7 @@ class Accounts:
     ) -> accounts_pb2.GetBalanceResponse:
         """See Accounts.GetBalance in accounts.proto."""
         account_id = ids.checked_id(request.account_id, "account_id")
-        state, now_ms = await self._live(ids.account_address(tenant_id, account_id))
+        state, now_ms = await self._live(tenant_id, ids.account_address(tenant_id, account_id))
         grant_ids = [grant.grant_id for wallet in state.wallets for grant in wallet.grants]
         async with _postgres():
             # After Redis: what Postgres has by now, it had when this was asked, or later.
@@ -222,11 +225,11 @@ class Accounts:
             freshness_ms=await self._freshness_ms(standing, state.seq, now_ms),
         )
 
-    async def _live(self, address: str) -> tuple[ledger.AccountState, int]:
+    async def _live(self, tenant_id: str, address: str) -> tuple[ledger.AccountState, int]:
         """The account as Redis has it, loaded if need be, and Redis' time (ms)."""
         found = await self._store.account_at(address)
         if found is None:
-            await self._hydrator.hydrate(address)
+            await self._hydrator.hydrate(tenant_id, address)
             found = await self._store.account_at(address)
         if found is None:
             raise errors.UnavailableError("account_id: not loaded; retry")
@@ -250,7 +253,7 @@ class Accounts:
         address = ids.account_address(tenant_id, account_id)
         scope = f"holds {address}"
         after = pages.place(scope, request.page_token)
-        await self._live(address)
+        await self._live(tenant_id, address)
         deadlines = [f"{at_ms:015d} {hold.hex}" for at_ms, hold in await self._store.deadlines(address)]
         left = [deadline for deadline in deadlines if deadline > after]
         found: list[types_pb2.Hold] = []
@@ -332,7 +335,7 @@ class Accounts:
 
 
 @contextlib.asynccontextmanager
-async def _postgres() -> AsyncIterator[None]:
+async def _postgres() -> AsyncGenerator[None]:
     """Maps what comes from Postgres being away. The effect may have happened: a repeat with the same key has one effect."""
     try:
         yield
@@ -383,7 +386,7 @@ def _new_grant(tenant_id: str, request: accounts_pb2.GrantRequest) -> catalog.Ne
         idempotency_key=ids.checked_id(request.idempotency_key, "idempotency_key"),
         wallet=ids.checked_wallet(request.wallet),
         amount_micros=requests.checked_amount(request.amount_micros, "amount_micros"),
-        category=request.category,
+        category=int(request.category),
         priority=request.priority,
         effective_ms=effective_ms,
         expires_ms=expires_ms,
@@ -423,7 +426,7 @@ def _settlement_id(value: str, address: str) -> tuple[ledger.Kind | None, uuid.U
 def _account(value: catalog.Account) -> accounts_pb2.Account:
     return accounts_pb2.Account(
         account_id=value.account_id,
-        overage_policy=types_pb2.OveragePolicy.ValueType(int(value.overage)),
+        overage_policy=cast(types_pb2.OveragePolicy, int(value.overage)),
         overdraft_limit_micros=value.overdraft_limit_micros,
         strict_expiry=value.strict_expiry,
         frozen=value.frozen,
@@ -436,7 +439,7 @@ def _grant(value: catalog.Grant) -> accounts_pb2.GrantRecord:
         grant_id=str(value.grant_id),
         account_id=value.account_id,
         wallet=value.wallet,
-        category=types_pb2.GrantCategory.ValueType(value.category),
+        category=cast(types_pb2.GrantCategory, value.category),
         priority=value.priority,
         amount_micros=value.amount_micros,
         effective_at=replies.timestamp(value.effective_ms),
@@ -471,7 +474,7 @@ def _wallet(
                 grant_id=str(grant.grant_id),
                 account_id=account_id,
                 wallet=wallet.wallet,
-                category=types_pb2.GrantCategory.ValueType(grant.category),
+                category=cast(types_pb2.GrantCategory, grant.category),
                 priority=grant.priority,
                 amount_micros=row.amount_micros if row else 0,
                 available_micros=grant.available_micros if ledger.is_active(grant, now_ms) else 0,

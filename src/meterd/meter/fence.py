@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from meterd.core import errors
+from meterd.postgres import partitions
 from meterd.redis import keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -37,6 +38,17 @@ class Position:
     @property
     def sentinel(self) -> bytes:
         return f"{self.epoch}:{self.incarnation}".encode()
+
+
+def known(row: partitions.Position) -> Position:
+    """A partition's row as the fence sees it."""
+    return Position(
+        partition=row.partition,
+        epoch=row.epoch,
+        incarnation=row.incarnation,
+        cursor=row.cursor,
+        last_txn=row.last_txn,
+    )
 
 
 async def disagreement(run: runner.Runner, position: Position) -> str | None:

@@ -98,17 +98,17 @@ def _model_item(
         tokens = requests.checked_tokens(charge.input_tokens, "model.input_tokens")
     if charge.HasField("extra"):
         extra = usage_of(charge.extra, "model.extra")
-        base = dataclasses.replace(extra, input_tokens=extra.input_tokens + tokens)
+        base = usage.with_counts(extra, input_tokens=extra.input_tokens + tokens)
         output += extra.output_tokens
     else:
         base = usage.Usage(input_tokens=tokens)
-    full = dataclasses.replace(base, output_tokens=output)
+    full = usage.with_counts(base, output_tokens=output)
     if output + tokens == 0 and not charge.HasField("extra"):
         raise errors.InvalidArgumentError("model", "input and max_output_tokens are both 0")
     quote = pricing.quote_model(book, charge.provider, charge.model, full, charge.service_tier, now_ms)
     amount = amount_min = quote.amount_micros
     if 0 < least < output:
-        smaller = dataclasses.replace(base, output_tokens=least)
+        smaller = usage.with_counts(base, output_tokens=least)
         amount_min = pricing.quote_model(
             book, charge.provider, charge.model, smaller, charge.service_tier, now_ms
         ).amount_micros
@@ -129,7 +129,7 @@ def _model_item(
     if charge.service_tier:
         terms["tier"] = charge.service_tier
     if charge.HasField("extra"):
-        terms["extra"] = usage.set_counts(dataclasses.replace(base, input_tokens=base.input_tokens - tokens))
+        terms["extra"] = usage.set_counts(usage.with_counts(base, input_tokens=base.input_tokens - tokens))
     return Item(
         amount_micros=amount,
         amount_min_micros=min(amount, amount_min),
@@ -143,7 +143,7 @@ def _model_item(
 def base_of(terms: requests.Terms) -> usage.Usage:
     """The usage without text output that a model hold was priced from."""
     base = usage.Usage(**terms.get("extra", {}))
-    return dataclasses.replace(base, input_tokens=base.input_tokens + terms["in"], output_tokens=0)
+    return usage.with_counts(base, input_tokens=base.input_tokens + terms["in"], output_tokens=0)
 
 
 def wants_reported(request: metering_pb2.CommitRequest) -> bool:

@@ -18,7 +18,7 @@ import asyncpg
 
 from meterd.core import errors
 from meterd.meter import fence, hydration
-from meterd.postgres import epochs, journal, queries, records
+from meterd.postgres import epochs, journal, partitions, queries, records
 from meterd.redis import audit, keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -50,7 +50,7 @@ class State(enum.StrEnum):
 class Diagnosis:
     """How a partition stands. `key_count` counts its keys but for sentinel and outboxes set aside; 0 where it agrees."""
 
-    position: queries.Position
+    position: partitions.Position
     state: State
     reason: str
     key_count: int
@@ -87,10 +87,10 @@ def lost_key(partition: int, epoch: int) -> str:
 
 async def diagnose(connection: Any, run: runner.Runner) -> list[Diagnosis]:
     """How every partition stands, in order. Changes nothing. UnavailableError if Redis is away."""
-    found: list[tuple[queries.Position, str | None]] = []
-    for position in await queries.positions(connection):
+    found: list[tuple[partitions.Position, str | None]] = []
+    for position in await partitions.positions(connection):
         if position.incarnation:
-            found.append((position, await fence.disagreement(run, _known(position))))
+            found.append((position, await fence.disagreement(run, fence.known(position))))
         else:
             found.append((position, "no server has used it yet"))
     doubtful = [position.partition for position, reason in found if reason is not None]
@@ -102,16 +102,12 @@ async def diagnose(connection: Any, run: runner.Runner) -> list[Diagnosis]:
     return [await _diagnosis(run, position, reason, counts, held) for position, reason in found]
 
 
-def _known(position: queries.Position) -> fence.Position:
-    return fence.Position(**dataclasses.asdict(position))
-
-
 def _is_data(partition: int, name: bytes) -> bool:
     return name != keys.sentinel(partition).encode() and not name.startswith(f"{keys.tag(partition)}:lost:".encode())
 
 
 async def _diagnosis(
-    run: runner.Runner, position: queries.Position, reason: str | None, counts: dict[int, int], held: dict[int, int]
+    run: runner.Runner, position: partitions.Position, reason: str | None, counts: dict[int, int], held: dict[int, int]
 ) -> Diagnosis:
     partition = position.partition
     count = counts.get(partition, 0)
@@ -162,7 +158,7 @@ class Recovery:
         """
         locked: list[int] = []
         try:
-            for position in await queries.positions(self._connection):
+            for position in await partitions.positions(self._connection):
                 if not await epochs.try_lock(self._connection, position.partition):
                     raise errors.FailedPreconditionError(
                         f"another recovery is at work on partition {position.partition}"
@@ -196,7 +192,7 @@ class Recovery:
         await self._run.command(("SET", keys.sentinel(one.partition), SHUT))
         await self._failpoint("shut")
         for _ in range(MOVED_MAX):
-            position = (await queries.positions(self._connection))[one.partition]
+            position = (await partitions.positions(self._connection))[one.partition]
             try:
                 entries, aside = await self._drain(position)
             except journal.MovedError:
@@ -212,7 +208,7 @@ class Recovery:
             f"partition {one.partition}: its cursor keeps moving; stop the workers and repeat"
         )
 
-    async def _drain(self, position: queries.Position) -> tuple[int, int]:
+    async def _drain(self, position: partitions.Position) -> tuple[int, int]:
         """Writes the entries behind the cursor that follow on what Postgres has, account by account."""
         sieve = _Sieve()
         written = 0
@@ -227,8 +223,8 @@ class Recovery:
         return written + count, sieve.aside
 
     async def _write(
-        self, position: queries.Position, page: Sequence[records.Entry], sieve: _Sieve
-    ) -> tuple[queries.Position, int]:
+        self, position: partitions.Position, page: Sequence[records.Entry], sieve: _Sieve
+    ) -> tuple[partitions.Position, int]:
         good = await sieve.sifted(self._connection, page)
         if not good:
             return position, 0
@@ -253,21 +249,15 @@ class Recovery:
             await self._run.command(("UNLINK", *names))
 
     async def _begin(self, one: Diagnosis, drained: int, aside: int) -> Recovered:
-        position = (await queries.positions(self._connection))[one.partition]
-        if position.epoch != one.position.epoch:
-            raise errors.FailedPreconditionError(
-                f"partition {one.partition}: somebody else began epoch {position.epoch}; repeat"
-            )
-        begun = await epochs.begin(self._connection, position, secrets.token_hex(8))
-        if begun is None:
-            raise errors.UnavailableError(f"partition {one.partition}: its cursor moved meanwhile; repeat")
+        incarnation = secrets.token_hex(8)
+        epoch = await partitions.begin_epoch(self._connection, one.partition, one.position.epoch, incarnation)
         await self._failpoint("begun")
-        await self._run.command(("SET", keys.sentinel(one.partition), _known(begun).sentinel))
+        await self._run.command(("SET", keys.sentinel(one.partition), f"{epoch}:{incarnation}"))
         await self._failpoint("armed")
         self._told("armed", one.partition)
         return Recovered(
             partition=one.partition,
-            epoch=begun.epoch,
+            epoch=epoch,
             drained=drained,
             set_aside=aside,
             aside_key=lost_key(one.partition, one.position.epoch) if aside else "",
@@ -292,18 +282,18 @@ class Recovery:
         hydrator = hydration.Hydrator(connections=connections, store=store)
         room = asyncio.Semaphore(WARM_AT_ONCE_MAX)
 
-        async def load(address: str) -> None:
+        async def load(tenant_id: str, address: str) -> None:
             async with room:
-                await hydrator.hydrate(address)
+                await hydrator.hydrate(tenant_id, address)
             if on_account is not None:
                 on_account()
 
         count = 0
-        for position in await queries.positions(self._connection):
-            store.sentinels[position.partition] = _known(position).sentinel
-            addresses = await queries.addresses(self._connection, position.partition)
-            await asyncio.gather(*(load(address) for address in addresses))
-            count += len(addresses)
+        for position in await partitions.positions(self._connection):
+            store.sentinels[position.partition] = fence.known(position).sentinel
+            owned = await queries.addresses(self._connection, position.partition)
+            await asyncio.gather(*(load(tenant_id, address) for tenant_id, address in owned))
+            count += len(owned)
         return count
 
 

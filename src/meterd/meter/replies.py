@@ -12,6 +12,27 @@ from meterd.pricing import books as price_books
 from meterd_client.v1 import metering_pb2, types_pb2
 
 
+_HOLD_STATES = {
+    ledger.State.OPEN: types_pb2.HOLD_STATE_OPEN,
+    ledger.State.COMMITTED: types_pb2.HOLD_STATE_COMMITTED,
+    ledger.State.COMMITTED_LATE: types_pb2.HOLD_STATE_COMMITTED_LATE,
+    ledger.State.RELEASED: types_pb2.HOLD_STATE_RELEASED,
+    ledger.State.EXPIRED: types_pb2.HOLD_STATE_EXPIRED,
+}
+_USAGE_STATES = (
+    types_pb2.USAGE_STATE_UNSPECIFIED,
+    types_pb2.USAGE_STATE_REPORTED,
+    types_pb2.USAGE_STATE_PARTIAL,
+    types_pb2.USAGE_STATE_ESTIMATED,
+    types_pb2.USAGE_STATE_ABSENT,
+)
+_DENIAL_CODES = {
+    ledger.DenialCode.INSUFFICIENT_CREDITS: types_pb2.Denial.CODE_INSUFFICIENT_CREDITS,
+    ledger.DenialCode.ACCOUNT_FROZEN: types_pb2.Denial.CODE_ACCOUNT_FROZEN,
+    ledger.DenialCode.TOO_MANY_HOLDS: types_pb2.Denial.CODE_TOO_MANY_HOLDS,
+}
+
+
 def timestamp(at_ms: int) -> Timestamp:
     seconds, millis = divmod(at_ms, 1000)
     return Timestamp(seconds=seconds, nanos=millis * 1_000_000)
@@ -48,7 +69,7 @@ def hold(value: ledger.Held, terms: requests.Terms, books: price_books.Books) ->
         price_version=terms.get("pv", ""),
         expires_at=timestamp(value.expires_ms),
         grants=draws(value.draws),
-        state=types_pb2.HoldState.ValueType(int(value.state)),
+        state=_HOLD_STATES[value.state],
         account_id=terms.get("acct", ""),
         wallet=value.wallet,
         created_at=timestamp(value.created_ms),
@@ -84,7 +105,7 @@ def durable_hold(found: holds.Durable, account_id: str) -> metering_pb2.ReserveR
         hold_id=str(address),
         amount_micros=found.held_micros,
         price_version=found.terms.get("pv", ""),
-        state=types_pb2.HoldState.ValueType(int(found.state)),
+        state=_HOLD_STATES[found.state],
         account_id=account_id,
         wallet=found.wallet,
         created_at=timestamp(ids.uuid7_ms(found.txn)),
@@ -96,7 +117,7 @@ def denial(value: ledger.Denied) -> types_pb2.Denial:
     scope = f"wallet:{value.balance.wallet}" if value.code == ledger.DenialCode.INSUFFICIENT_CREDITS else "account"
     funds = value.code == ledger.DenialCode.INSUFFICIENT_CREDITS
     reason = types_pb2.Denial.Reason(
-        code=types_pb2.Denial.Code.ValueType(int(value.code)),
+        code=_DENIAL_CODES[value.code],
         scope=scope,
         limit_micros=value.available_micros if funds else value.limit,
         used_micros=value.required_micros if funds else value.limit,
@@ -127,14 +148,14 @@ def settlement(value: ledger.Settled, actual: quotes.Actual, hold_id: ids.HoldId
     replayed = value.replayed
     return types_pb2.Settlement(
         settlement_id=f"{value.kind.value}{value.txn}",
-        state=types_pb2.HoldState.ValueType(int(holds.STATES[value.kind])),
+        state=_HOLD_STATES[holds.STATES[value.kind]],
         charged_micros=value.charged_micros,
         returned_micros=value.returned_micros,
         uncollected_micros=value.uncollected_micros,
         forfeited_micros=value.forfeited_micros,
         cost_usd="" if replayed else actual.cost_usd,
         breakdown=() if replayed else cost_lines(actual.lines),
-        usage_state=types_pb2.UsageState.ValueType(0 if replayed else actual.usage_state),
+        usage_state=_USAGE_STATES[0 if replayed else actual.usage_state],
         grants=draws(value.draws),
         price_version="" if replayed else actual.price_version,
         hold_id=str(hold_id),
@@ -156,14 +177,14 @@ def durable_settlement(found: holds.Durable, hold_id: ids.HoldId) -> types_pb2.S
     ]
     return types_pb2.Settlement(
         settlement_id=f"{found.kind.value}{found.txn}",
-        state=types_pb2.HoldState.ValueType(int(found.state)),
+        state=_HOLD_STATES[found.state],
         charged_micros=found.charged_micros,
         returned_micros=found.returned_micros,
         uncollected_micros=found.uncollected_micros,
         forfeited_micros=found.forfeited_micros,
         cost_usd=detail.get("cost", ""),
         breakdown=lines,
-        usage_state=types_pb2.UsageState.ValueType(detail.get("us", 0)),
+        usage_state=_USAGE_STATES[detail.get("us", 0)],
         grants=draws(found.draws),
         price_version=found.terms.get("pv", ""),
         hold_id=str(hold_id),

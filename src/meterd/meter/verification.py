@@ -17,7 +17,7 @@ from typing import Any
 
 from meterd.core import errors, ledger
 from meterd.meter import fence, proof
-from meterd.postgres import queries
+from meterd.postgres import partitions, queries
 from meterd.redis import audit, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -65,7 +65,7 @@ class _Tally:
 class _Outbox:
     """A partition's outbox behind the snapshot's cursor, read on as needed; records of accounts that are done are dropped."""
 
-    def __init__(self, run: runner.Runner, position: queries.Position) -> None:
+    def __init__(self, run: runner.Runner, position: partitions.Position) -> None:
         self._run = run
         self._partition = position.partition
         self._after = position.cursor
@@ -116,7 +116,7 @@ class Verification:
         """Looks at everything once. UnavailableError: a store is away; asyncpg's errors pass through."""
         started_s = time.monotonic()
         await audit.load_readers(self._run, self._store)
-        found = await queries.positions(self._connection)
+        found = await partitions.positions(self._connection)
         for position in found:
             await self._partition(position.partition)
         await self._dead()
@@ -153,7 +153,7 @@ class Verification:
         """One partition, in one snapshot of Postgres."""
         async with queries.snapshot(self._connection):
             # The first statement takes the snapshot, and Redis is asked after it.
-            position = (await queries.positions(self._connection))[partition]
+            position = (await partitions.positions(self._connection))[partition]
             live = await self._is_live(position)
             outbox = _Outbox(self._run, position)
             seen: set[str] = set()
@@ -175,12 +175,12 @@ class Verification:
         if live:
             await self._leftovers(partition, outbox, seen, strays)
 
-    async def _is_live(self, position: queries.Position) -> bool:
+    async def _is_live(self, position: partitions.Position) -> bool:
         """Whether Redis carries the partition; a fenced one is a finding. One that was never armed has nothing in Redis yet."""
         self._store.sentinels[position.partition] = None
         if not position.incarnation:
             return False
-        known = fence.Position(**dataclasses.asdict(position))
+        known = fence.known(position)
         reason = await fence.disagreement(self._run, known)
         if reason is not None:
             # The flusher may have moved on meanwhile, and trimmed: only the sentinel and the stream's end are sure to be comparable.

@@ -1,4 +1,4 @@
-"""Epochs of partitions: whoever recovers one begins a new epoch, and with it ends the right of all others to write."""
+"""What a recovery asks of Postgres before it begins a new epoch: its lock, and where accounts stand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from meterd.postgres import queries, sql
+from meterd.postgres import sql
 
 _SQL = sql.read("epochs")
 
@@ -31,17 +31,6 @@ async def try_lock(connection: Any, partition: int) -> bool:
 async def unlock(connection: Any, partition: int) -> None:
     """Ends the right to recover the partition."""
     await connection.execute(_SQL["unlock"], LOCK_CLASS, partition)
-
-
-async def begin(connection: Any, position: queries.Position, incarnation: str) -> queries.Position | None:
-    """Begins the next epoch, with an empty outbox; None if the partition no longer stands at `position`.
-
-    From here on flushers that know the old epoch cannot write, and servers that know the old sentinel are fenced.
-    """
-    row = await connection.fetchrow(
-        _SQL["begin_epoch"], position.partition, position.epoch, position.cursor, incarnation
-    )
-    return queries.Position(**dict(row)) if row is not None else None
 
 
 async def chains(connection: Any, addresses: Sequence[str]) -> dict[str, Chain]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -57,17 +57,6 @@ class Settlements:
 
     standing: Standing
     transactions: Sequence[Transaction]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """How far Postgres is with a partition's outbox, and the sentinel (epoch and incarnation) of the Redis that it knows."""
-
-    partition: int
-    epoch: int
-    incarnation: str
-    cursor: str
-    last_txn: str
 
 
 async def standing(connections: asyncpg.Pool, tenant_id: str, account_id: str) -> Standing:
@@ -156,19 +145,14 @@ def _transaction(row: Any, address: str) -> Transaction:
     return Transaction(record=fold.record(row, address), revoked_grant_id=row["revoked_grant_id"])
 
 
-async def positions(connection: Any) -> list[Position]:
-    """All partitions, in order."""
-    return [Position(**dict(row)) for row in await connection.fetch(_SQL["positions"])]
-
-
 async def accounts_counts(connection: Any) -> dict[int, int]:
     """Number of accounts by partition, where there are any."""
     return {row["partition"]: row["count"] for row in await connection.fetch(_SQL["accounts_count"])}
 
 
-async def addresses(connection: Any, partition: int) -> list[str]:
-    """The addresses of all accounts of a partition."""
-    return [row["address"] for row in await connection.fetch(_SQL["addresses"], partition)]
+async def addresses(connection: Any, partition: int) -> list[tuple[str, str]]:
+    """Tenant and address of all accounts of a partition."""
+    return [(row["tenant_id"], row["address"]) for row in await connection.fetch(_SQL["addresses"], partition)]
 
 
 async def known_addresses(connection: Any, asked: Sequence[str]) -> set[str]:
@@ -177,7 +161,7 @@ async def known_addresses(connection: Any, asked: Sequence[str]) -> set[str]:
 
 
 @contextlib.asynccontextmanager
-async def snapshot(connection: Any) -> AsyncIterator[None]:
+async def snapshot(connection: Any) -> AsyncGenerator[None]:
     """All reads inside see one moment of Postgres, and may take long."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         await connection.execute("SELECT set_config('statement_timeout', '0', true)")

@@ -51,8 +51,13 @@ def built(document: Document) -> pricing.PriceBook:
         features={key: tuple(_feature(value) for value in values) for key, values in document["features"].items()},
         rates={key: tuple(_rate(value) for value in values) for key, values in document["rates"].items()},
         overrides=_overrides(document["models"]),
-        providers=tuple(_provider(value) for value in document["providers"]),
+        providers=providers(document["providers"]),
     )
+
+
+def providers(values: list[Document]) -> tuple[catalogue.Provider, ...]:
+    """The catalogue in the bundled data; without models where the values have none."""
+    return tuple(_provider(value) for value in values)
 
 
 def _overrides(values: list[Document]) -> dict[tuple[str, str], pricing.Override]:
@@ -76,8 +81,8 @@ def _provider(value: Document) -> catalogue.Provider:
         id=value["id"],
         match=_clause(value["match"]),
         model_match=_clause(value["model_match"]),
-        fallbacks=tuple(value["fallbacks"]),
-        models=tuple(_model(model) for model in value["models"]),
+        fallbacks=tuple(value.get("fallbacks", ())),
+        models=tuple(_model(model) for model in value.get("models", ())),
     )
 
 

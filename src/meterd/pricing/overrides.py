@@ -116,7 +116,7 @@ class _Reader:
     def _unknown(self, node: Node, place: str) -> dict[str, Any]:
         fields = self._fields(node, place, ("policy", "prices"))
         policy = self._choice(*self._required(fields, "policy", node, place), _POLICIES)
-        prices = self._optional(fields, "prices", place, lambda inner, at: self._prices(inner, at, ())[0])
+        prices = self._optional(fields, "prices", place, lambda inner, at: self._prices(inner, at)[0])
         if policy != pricing.DENY and not prices:
             raise self._error(node, place, f"{policy} needs prices")
         if prices and not any(prices.values()):
@@ -146,7 +146,7 @@ class _Reader:
             raise self._error(node, place, "has no price; a free model needs input_mtok: 0 and output_mtok: 0")
         entry: dict[str, Any] = {"prices": prices}
         tiers = self._optional(
-            fields, "service_tiers", place, lambda inner, at: self._map(inner, at, lambda tier, to: self._prices(tier, to, ())[0])
+            fields, "service_tiers", place, lambda inner, at: self._map(inner, at, lambda tier, to: self._prices(tier, to, whole=False)[0])
         )
         if tiers:
             entry["variants"] = [{"context": _context(tier), "prices": changed} for tier, changed in tiers.items()]
@@ -182,15 +182,17 @@ class _Reader:
 
     # ---- parts
 
-    def _prices(self, node: Node, place: str, others: Sequence[str]) -> tuple[dict[str, Any], Fields]:
-        """The prices by field of Usage, and all fields of the node."""
+    def _prices(
+        self, node: Node, place: str, others: Sequence[str] = (), *, whole: bool = True
+    ) -> tuple[dict[str, Any], Fields]:
+        """The prices by field of Usage, and all fields of the node. `whole`: they stand alone, not on top of others."""
         fields = self._fields(node, place, (*_PRICE_KEYS, *others))
         prices = {
             ratecards.BY_PRICE_KEY[key].field: self._price(value, f"{place}.{key}", ratecards.BY_PRICE_KEY[key])
             for key, (_, value) in fields.items()
             if key in ratecards.BY_PRICE_KEY
         }
-        if not place.count("service_tiers"):
+        if whole:
             self._check_card(node, place, prices)
         return prices, fields
 

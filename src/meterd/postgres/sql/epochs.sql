@@ -5,12 +5,6 @@ SELECT pg_try_advisory_lock($1::integer, $2::integer);
 -- name: unlock
 SELECT pg_advisory_unlock($1::integer, $2::integer);
 
--- name: begin_epoch
--- Compare and set: a repeat, or another recovery, finds the epoch moved and changes nothing.
-UPDATE partitions SET epoch = epoch + 1, incarnation = $4, cursor = '0-0', last_txn = ''
-WHERE partition = $1 AND epoch = $2 AND cursor = $3
-RETURNING partition, epoch, incarnation, cursor, last_txn;
-
 -- name: chains
 SELECT address, last_seq, last_txn, parked FROM accounts WHERE address = ANY($1::text[]);
 

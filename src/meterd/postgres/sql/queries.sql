@@ -29,14 +29,11 @@ FROM ledger AS l
 WHERE l.account_no = $1 AND l.kind IN ('C', 'L', 'R', 'E', 'H') AND l.txn = $2 AND l.txn_at = meterd_uuid_time($2)
 ORDER BY l.seq;
 
--- name: positions
-SELECT partition, epoch, incarnation, cursor, last_txn FROM partitions ORDER BY partition;
-
 -- name: accounts_count
 SELECT partition, count(*) AS count FROM accounts GROUP BY partition;
 
 -- name: addresses
-SELECT address FROM accounts WHERE partition = $1 ORDER BY account_no;
+SELECT tenant_id, address FROM accounts WHERE partition = $1 ORDER BY account_no;
 
 -- name: known_addresses
 SELECT address FROM accounts WHERE address = ANY($1::text[]);
