@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -42,6 +41,4 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1])), loop_factory=uvloop.new_event_loop) if sys.version_info >= (3, 12) else uvloop.run(
-        _serve(int(sys.argv[1]))
-    )
+    uvloop.run(_serve(int(sys.argv[1])))

@@ -10,9 +10,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from meterd_client.v1 import metering_pb2, types_pb2
-
 from benchmarks import h2
+from meterd_client.v1 import metering_pb2, types_pb2
 
 RESERVE = b"/meterd.v1.Metering/Reserve"
 COMMIT = b"/meterd.v1.Metering/Commit"

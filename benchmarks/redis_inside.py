@@ -12,6 +12,7 @@ from benchmarks import ledger_load, results
 from meterd.redis import keys, runner
 from tests.acceptance import processes
 
+
 async def _evalsha_us(run: runner.Runner) -> float:
     info: bytes = await run.command(("INFO", "commandstats"))
     for line in info.decode().splitlines():
@@ -48,10 +49,14 @@ async def _bench(run: runner.Runner, count: int) -> list[results.Line]:
     for start in range(0, count, round_count):
         part = holds[start : start + round_count]
         await run.command(("CONFIG", "RESETSTAT"))
-        wall_s += await ledger_load.drive(len(part), lambda number, part=part: bench.book.reserve(bench.reserve(number, part[number])))
+        wall_s += await ledger_load.drive(
+            len(part), lambda number, part=part: bench.book.reserve(bench.reserve(number, part[number]))
+        )
         reserve_us += await _evalsha_us(run) * len(part) / count
         await run.command(("CONFIG", "RESETSTAT"))
-        wall_s += await ledger_load.drive(len(part), lambda number, part=part: bench.book.commit(bench.commit(number, part[number])))
+        wall_s += await ledger_load.drive(
+            len(part), lambda number, part=part: bench.book.commit(bench.commit(number, part[number]))
+        )
         commit_us += await _evalsha_us(run) * len(part) / count
     after_bytes = await _used_bytes(run)
     yardstick_us = await _yardstick_us(run)
@@ -74,7 +79,9 @@ async def _bench(run: runner.Runner, count: int) -> list[results.Line]:
             at_most=300,
             note=f"used_memory over {count:,} holds, outbox trimmed",
         ),
-        results.Line(name="ledger calls through the runner", measured=2 * count / wall_s, unit="/s", note="no gRPC, 64 in flight"),
+        results.Line(
+            name="ledger calls through the runner", measured=2 * count / wall_s, unit="/s", note="no gRPC, 64 in flight"
+        ),
     ]
 
 
@@ -102,7 +109,11 @@ async def _naive(run: runner.Runner, url: str, count: int) -> list[results.Line]
     finally:
         await client.aclose()
     middle = sorted(ratios)[1]
-    return [results.Line(name="CPU of redis-py's client ÷ the runner's", measured=middle, unit="×", note="per lifecycle, median of 3")]
+    return [
+        results.Line(
+            name="CPU of redis-py's client ÷ the runner's", measured=middle, unit="×", note="per lifecycle, median of 3"
+        )
+    ]
 
 
 def run(directory: pathlib.Path, *, long: bool) -> list[results.Line]:

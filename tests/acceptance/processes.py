@@ -291,7 +291,9 @@ def meterd_environment(*, redis_url: str, dsn: str, listen: str = "") -> dict[st
     return environment
 
 
-def meterd(arguments: Sequence[str], *, redis_url: str, dsn: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+def meterd(
+    arguments: Sequence[str], *, redis_url: str, dsn: str, timeout_s: float = 300.0
+) -> subprocess.CompletedProcess[str]:
     """Runs a meterd command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "meterd.cli", *arguments],

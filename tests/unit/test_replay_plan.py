@@ -35,7 +35,12 @@ def test_the_estimate_covers_the_output() -> None:
 
 def test_the_shares_are_met_and_halved_between_their_kinds() -> None:
     fates = collections.Counter(step.fate for step in plan.make(REQUESTS, mix(abort_share=0.2, late_share=0.1)))
-    for fate, expected in ((plan.Fate.RELEASE, 400), (plan.Fate.PARTIAL, 400), (plan.Fate.LATE, 200), (plan.Fate.ABANDON, 200)):
+    for fate, expected in (
+        (plan.Fate.RELEASE, 400),
+        (plan.Fate.PARTIAL, 400),
+        (plan.Fate.LATE, 200),
+        (plan.Fate.ABANDON, 200),
+    ):
         assert abs(fates[fate] - expected) < 90
 
 
@@ -58,5 +63,5 @@ def test_a_senseless_mix_is_refused(bad: dict[str, float]) -> None:
 
 def test_due_times_start_at_zero_and_follow_the_trace() -> None:
     steps = plan.make(REQUESTS, mix())
-    assert 0.0 == steps[0].due_s
+    assert steps[0].due_s == 0.0
     assert (REQUESTS[-1].at_ns - REQUESTS[0].at_ns) / 1e9 == steps[-1].due_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 
 import pytest
@@ -19,11 +20,11 @@ def test_a_row_keeps_its_seventh_fractional_digit() -> None:
 
 def test_rows_are_put_in_the_order_of_their_time() -> None:
     found = trace.parse([HEADER, ROW, "2023-11-16 18:17:03.0000000,1,2\n"])
-    assert [1, 4808] == [request.context_tokens for request in found]
+    assert [request.context_tokens for request in found] == [1, 4808]
 
 
 def test_a_limit_stops_before_later_rows_are_looked_at() -> None:
-    assert 1 == len(trace.parse([HEADER, ROW, "nonsense\n"], limit=1))
+    assert len(trace.parse([HEADER, ROW, "nonsense\n"], limit=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,6 @@ def test_a_generated_trace_reads_back_as_it_was_written(tmp_path: pathlib.Path) 
 
 def test_a_generated_trace_has_bursts_and_pauses() -> None:
     made = trace.generate(2_000, seed=3)
-    gaps_ns = [later.at_ns - earlier.at_ns for earlier, later in zip(made, made[1:], strict=False)]
+    gaps_ns = [later.at_ns - earlier.at_ns for earlier, later in itertools.pairwise(made)]
     assert sum(gap_ns < 100_000_000 for gap_ns in gaps_ns) > 1_600
     assert sum(gap_ns > 1_000_000_000 for gap_ns in gaps_ns) > 100

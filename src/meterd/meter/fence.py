@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from meterd.core import errors
-from meterd.postgres import partitions
+from meterd.postgres import partitions, records
 from meterd.redis import keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -64,9 +64,9 @@ async def disagreement(run: runner.Runner, position: Position) -> str | None:
     entries = await run.command(("XRANGE", outbox, position.cursor, "+", "COUNT", "1"))
     if entries and entries[0][0] == position.cursor.encode():
         fields = dict(zip(entries[0][1][::2], entries[0][1][1::2], strict=True))
-        kind, txn = fields[b"r"].split(b" ", 2)[:2]
-        if (kind + txn).decode() != position.last_txn:
-            return f"record {position.cursor} is {(kind + txn).decode()} in Redis and {position.last_txn} in Postgres: histories forked"
+        txn = records.txn_name(fields)
+        if txn != position.last_txn:
+            return f"record {position.cursor} is {txn} in Redis and {position.last_txn} in Postgres: histories forked"
         return None
     last = await _last_entry_id(run, outbox)
     if last < _entry_order(position.cursor):

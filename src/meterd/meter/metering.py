@@ -88,7 +88,7 @@ class Metering:
         if isinstance(outcome, ledger.Denied):
             return replies.denied_reserve(outcome, item, self._books.current)
         if isinstance(outcome, holds.Durable):
-            return replies.durable_hold(outcome, account_id)
+            return replies.durable_hold(outcome, account_id, address)
         if outcome.state == ledger.State.OPEN:
             if outcome.replayed:
                 terms = requests.decode(outcome.terms)
@@ -274,6 +274,7 @@ class Metering:
             raise errors.FailedPreconditionError("hold_id: the hold has ended")
         book = await self._book(known.terms)
         progress = quotes.reported(known.terms, request, book)
+        assert progress.amount_micros is not None
         command = ledger.Report(
             tenant_id=tenant_id,
             address=hold_id.address,

@@ -98,11 +98,10 @@ def held(
     return metering_pb2.ReserveResponse(hold=message, replayed=value.replayed, balance=balance(value.balance))
 
 
-def durable_hold(found: holds.Durable, account_id: str) -> metering_pb2.ReserveResponse:
+def durable_hold(found: holds.Durable, account_id: str, address: str) -> metering_pb2.ReserveResponse:
     """The replay of a Reserve whose hold only Postgres remembers."""
-    address = ids.HoldId(uuid=found.txn, address=found.terms["addr"])
     message = types_pb2.Hold(
-        hold_id=str(address),
+        hold_id=str(ids.HoldId(uuid=found.txn, address=address)),
         amount_micros=found.held_micros,
         price_version=found.terms.get("pv", ""),
         state=_HOLD_STATES[found.state],

@@ -509,12 +509,7 @@ async def _move_cursors(connection: Any, slices: Sequence[Slice]) -> dict[int, s
 def _last_txn(part: Slice) -> str:
     if not part.entries:
         return ""
-    fields = part.entries[-1][1]
-    return (
-        (records.value(fields, b"k")[:1] + records.value(fields, b"t")[:32])
-        .decode("ascii", "replace")
-        .replace("\0", "?")
-    )
+    return records.txn_name(part.entries[-1][1])
 
 
 async def revive(connection: Any, address: str) -> int:

@@ -109,6 +109,11 @@ def value(fields: dict[bytes, bytes], name: bytes) -> bytes:
     return parts[_PLACE[name]] if len(parts) > _PLACE[name] else b""
 
 
+def txn_name(fields: dict[bytes, bytes]) -> str:
+    """Kind letter and hex UUID of an entry, as partitions.last_txn has them; something shorter for one that is no record."""
+    return (value(fields, b"k")[:1] + value(fields, b"t")[:32]).decode("ascii", "replace").replace("\0", "?")
+
+
 def decode(partitions: list[int], entries: list[Entry]) -> tuple[Columns, list[Dead]]:
     """The entries as columns, and those that are no records. `partitions` and `entries` go together, in stream order."""
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import os
 import pathlib
 from collections.abc import Awaitable, Callable
 
@@ -148,7 +147,7 @@ def _stamp(path: pathlib.Path | None) -> tuple[int, int, int] | None:
     if path is None:
         return None
     try:
-        stat = os.stat(path)
+        stat = path.stat()
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino

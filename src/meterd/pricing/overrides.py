@@ -48,10 +48,10 @@ def parsed(text: str, source: str = "prices") -> dict[str, Any]:
 
 def _composed(text: str, source: str) -> yaml.Node | None:
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
             # An alias would let a small file grow without bounds.
-            if isinstance(event, yaml.AliasEvent):
-                raise PriceFileError(source, event.start_mark.line + 1, f"*{event.anchor}", "aliases are not supported")
+            if isinstance(token, yaml.AliasToken):
+                raise PriceFileError(source, token.start_mark.line + 1, f"*{token.value}", "aliases are not supported")
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark is not None else 0

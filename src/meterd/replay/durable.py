@@ -99,7 +99,9 @@ async def tenant_of(connection: Any, key: str) -> str:
 def expected_cost_usd(steps: Iterable[plan.Step], model: str, provider: str) -> Decimal:
     """The exact sum of what genai-prices asks for the committed usage, a path that shares no code with the server's rate cards."""
     total = Decimal(0)
-    for (tokens_in, tokens_out), count in collections.Counter((step.input_tokens, step.output_tokens) for step in steps).items():
+    for (tokens_in, tokens_out), count in collections.Counter(
+        (step.input_tokens, step.output_tokens) for step in steps
+    ).items():
         usage = genai_prices.Usage(input_tokens=tokens_in, output_tokens=tokens_out)
         total += genai_prices.calc_price(usage, model, provider_id=provider or None).total_price * count
     return total

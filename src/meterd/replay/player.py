@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 import grpc.aio
-from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
 
 from meterd.core import ids, ledger, money
 from meterd.replay import plan, wire
+from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
 
 # A hold that is left to expire lives as short as the contract allows.
 LATE_TTL_MS = ledger.TTL_MIN_MS

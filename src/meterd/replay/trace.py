@@ -127,5 +127,7 @@ def format_csv(requests: Sequence[Request]) -> str:
     for request in requests:
         second, part_ns = divmod(request.at_ns, 10**9)
         moment = _EPOCH + datetime.timedelta(seconds=second)
-        out.write(f"{moment:%Y-%m-%d %H:%M:%S}.{part_ns // 100:07d},{request.context_tokens},{request.generated_tokens}\r\n")
+        out.write(
+            f"{moment:%Y-%m-%d %H:%M:%S}.{part_ns // 100:07d},{request.context_tokens},{request.generated_tokens}\r\n"
+        )
     return out.getvalue()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+
 from meterd_client.v1 import accounts_pb2_grpc, metering_pb2_grpc
 
 T = TypeVar("T")
