@@ -18,6 +18,7 @@ COMMIT = b"/meterd.v1.Metering/Commit"
 STREAM = b"/meterd.v1.Metering/Stream"
 _UUID_CHARS = 36
 _HOLD_ID_CHARS = 59
+_PACE_S = 0.005
 
 
 @dataclasses.dataclass(slots=True)
@@ -170,6 +171,47 @@ class Runner:
             connection.call(RESERVE, before + next(ids) + after, reserved)
 
         return await self.run(slots, start)
+
+    async def paced(self, accounts: list[str], per_s: float) -> Tally:
+        """Starts lifecycles at a constant rate, whatever the answers take. Latencies are those of Reserve."""
+        tally, connection = self.tally, self._connection
+        bodies, ids, tail = itertools.cycle(reserve_bodies(accounts)), uuids(), commit_tail()
+        commit_head = bytes((0x0A, _HOLD_ID_CHARS))
+
+        def start() -> None:
+            before, after = next(bodies)
+            begin_s = time.perf_counter()
+
+            def ended(reply: bytes | None, block: bytes) -> None:
+                self._open -= 1
+                if reply is None:
+                    return tally.fail(block)
+                tally.calls += 1
+                return None
+
+            def reserved(reply: bytes | None, block: bytes) -> None:
+                hold_id = hold_id_of(reply) if reply is not None else None
+                if hold_id is None:
+                    tally.denied += reply is not None
+                    return ended(reply, block)
+                tally.calls += 1
+                tally.latencies_s.append(time.perf_counter() - begin_s)
+                return connection.call(COMMIT, commit_head + hold_id + tail, ended)
+
+            self._open += 1
+            connection.call(RESERVE, before + next(ids) + after, reserved)
+
+        begin_s = tally.begin_s = time.perf_counter()
+        started = 0
+        while (now_s := time.perf_counter()) < begin_s + self._seconds:
+            while started < (now_s - begin_s) * per_s:
+                start()
+                started += 1
+            await asyncio.sleep(_PACE_S)
+        while self._open:
+            await asyncio.sleep(_PACE_S)
+        tally.end_s = time.perf_counter()
+        return tally
 
     async def streamed(self, accounts: list[str], in_flight: int, calls_per_frame: int) -> Tally:
         """The same lifecycles over one Stream with so many calls in flight; the first frames carry `calls_per_frame` calls each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -308,3 +309,40 @@ async def test_many_accounts_are_proven_in_batches(both: stores.Stores) -> None:
     verdict = await verified(both)
     assert verdict.is_proven, verdict.findings
     assert verdict.accounts == verification.BATCH_ACCOUNTS_MAX // outbox.PARTITIONS * outbox.PARTITIONS + 51
+
+
+async def test_traffic_and_flushing_during_the_proof_make_no_findings(both: stores.Stores) -> None:
+    await both.grant("plenty", 10**9)
+    await both.projector.project(both.address)
+    flush = both.world.flusher()
+    flushing = asyncio.create_task(flush.run())
+    stop = asyncio.Event()
+    ended = 0
+
+    async def life() -> None:
+        nonlocal ended
+        while not stop.is_set():
+            held = await both.reserve(1_000)
+            if ended % 5 == 0:
+                command = ledger.Extend(
+                    tenant_id="t", address=both.address, hold=held.hold, ttl_ms=90_000, amount_micros=1_500
+                )
+                await both.store.extend(command)
+            await both.commit(held, 400)
+            ended += 1
+
+    lives = [asyncio.create_task(life()) for _ in range(8)]
+    try:
+        for _ in range(10):
+            verdict = await verified(both)
+            assert verdict.is_proven, verdict.findings
+    finally:
+        stop.set()
+        await asyncio.gather(*lives)
+        flush.stop()
+        await flushing
+    assert ended > 100
+    await flushed(both)
+    verdict = await verified(both)
+    assert verdict.is_proven, verdict.findings
+    assert verdict.records == ended + 3

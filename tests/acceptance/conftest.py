@@ -1,0 +1,50 @@
+"""One installation for the stories that leave it whole; those that break it make their own."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.acceptance import installation
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if pathlib.Path(item.fspath).parent == pathlib.Path(__file__).parent:
+            item.add_marker(pytest.mark.acceptance)
+            # One worker runs all stories of a file, so that a shared installation is made once.
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    # Not pytest's own: Postgres runs as another user, who has to reach it.
+    return tempfile.TemporaryDirectory(prefix="meterd-acceptance-", ignore_cleanup_errors=True)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[installation.Installation]:
+    with _directory() as directory, installation.installed(pathlib.Path(directory)) as made:
+        yield made
+
+
+@pytest.fixture
+def install() -> Iterator[Callable[..., AbstractContextManager[installation.Installation]]]:
+    """Makes an installation that the test may break."""
+    with _directory() as directory:
+        yield lambda **settings: installation.installed(pathlib.Path(directory), **settings)
+
+
+@pytest.fixture(scope="session")
+def azure_trace() -> pathlib.Path:
+    directory = pathlib.Path(os.environ.get("METERD_SHARED_DATA") or _ROOT.parent / "shared" / "data")
+    path = directory / "azure_llm_inference_2023_code.csv"
+    if not path.exists():
+        pytest.skip(f"the Azure trace is not there: set METERD_SHARED_DATA to the folder with {path.name}")
+    return path
