@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 import uvloop
 
-from benchmarks import server_options
+from meterd.server import options
 
 UNARY = b"/bench.Empty/Call"
 STREAM = b"/bench.Empty/Stream"
@@ -28,7 +28,7 @@ async def _stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator
 
 
 async def _serve(port: int) -> None:
-    server = grpc.aio.server(options=server_options.options())
+    server = grpc.aio.server(options=options.server_options())
     handlers = {
         "Call": grpc.unary_unary_rpc_method_handler(_call),
         "Stream": grpc.stream_stream_rpc_method_handler(_stream),

@@ -25,17 +25,8 @@ async def _prepare(bench: ledger_load.Bench, dsn: str) -> None:
         book = catalog.Catalog(connections, partitions=ledger_load.PARTITIONS)
         await book.create_tenant(ledger_load.TENANT)
 
-        async def positions() -> list[fence.Position]:
-            return [
-                fence.Position(
-                    partition=found.partition,
-                    epoch=found.epoch,
-                    incarnation=found.incarnation,
-                    cursor=found.cursor,
-                    last_txn=found.last_txn,
-                )
-                for found in await partitions.positions(connections)
-            ]
+        async def positions() -> list[partitions.Position]:
+            return await partitions.positions(connections)
 
         async def claim(partition: int, incarnation: str) -> bool:
             return await partitions.claim_incarnation(connections, partition, incarnation)

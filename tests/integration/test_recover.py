@@ -72,8 +72,8 @@ async def armed(both: stores.Stores) -> None:
 
 
 def guarded(both: stores.Stores) -> fence.Fence:
-    async def positions() -> list[fence.Position]:
-        return [fence.known(row) for row in await partitions.positions(both.world.pool)]
+    async def positions() -> list[partitions.Position]:
+        return await partitions.positions(both.world.pool)
 
     async def claim(partition: int, incarnation: str) -> bool:
         return await partitions.claim_incarnation(both.world.pool, partition, incarnation)

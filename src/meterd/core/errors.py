@@ -61,3 +61,7 @@ class OverloadedError(MeterdError):
 
 class UnavailableError(MeterdError):
     """A store is away or a partition is fenced; the effect may have happened: retry with the same id."""
+
+
+class ConfigError(MeterdError):
+    """A setting that meterd refuses to start with; the message says which and what to do."""

@@ -25,33 +25,7 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 0.25
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Position:
-    """What Postgres knows of a partition. incarnation "" and cursor "0-0": never armed."""
-
-    partition: int
-    epoch: int
-    incarnation: str
-    cursor: str
-    last_txn: str
-
-    @property
-    def sentinel(self) -> bytes:
-        return f"{self.epoch}:{self.incarnation}".encode()
-
-
-def known(row: partitions.Position) -> Position:
-    """A partition's row as the fence sees it."""
-    return Position(
-        partition=row.partition,
-        epoch=row.epoch,
-        incarnation=row.incarnation,
-        cursor=row.cursor,
-        last_txn=row.last_txn,
-    )
-
-
-async def disagreement(run: runner.Runner, position: Position) -> str | None:
+async def disagreement(run: runner.Runner, position: partitions.Position) -> str | None:
     """What keeps the partition fenced; None if Redis and Postgres agree. UnavailableError if Redis is away."""
     found: bytes | None = await run.command(("GET", keys.sentinel(position.partition)))
     if found is None:
@@ -97,7 +71,7 @@ class Fence:
         book_ledger: redis_ledger.RedisLedger,
         run: runner.Runner,
         *,
-        positions: Callable[[], Awaitable[Sequence[Position]]],
+        positions: Callable[[], Awaitable[Sequence[partitions.Position]]],
         claim_incarnation: Callable[[int, str], Awaitable[bool]],
     ) -> None:
         """`claim_incarnation(partition, incarnation)` writes the first incarnation of a partition, if nobody has."""
@@ -161,12 +135,12 @@ class Fence:
         if agreed and not self.reasons:
             log.info("all %s partitions are armed", self._ledger.partitions)
 
-    async def _check(self, position: Position) -> tuple[Position, str | None]:
+    async def _check(self, position: partitions.Position) -> tuple[partitions.Position, str | None]:
         if not position.incarnation:
             position = await self._found(position)
         return position, await disagreement(self._run, position)
 
-    async def _found(self, position: Position) -> Position:
+    async def _found(self, position: partitions.Position) -> partitions.Position:
         """Makes the first sentinel of a partition that never had one.
 
         Redis gets it first, so that a crash in between leaves nothing that the next try cannot finish. Postgres decides among servers.

@@ -142,6 +142,10 @@ class Flusher:
             last_error=self._last_error,
         )
 
+    def owned(self) -> list[int]:
+        """The partitions whose locks this server holds, and whose Redis is the one that Postgres knows."""
+        return [partition for partition, position in self._positions.items() if not position.fenced]
+
     def lag_ms(self) -> int:
         """Age of the oldest entry that is not in the ledger, as far as this server's partitions go. Grows while a store is away."""
         now_ms = self._clock_ms()

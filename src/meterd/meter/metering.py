@@ -39,7 +39,7 @@ class Metering:
         *,
         hydration: Hydration,
         durable: Durable,
-        count_tokens: Callable[[str, str], int],
+        count_tokens: Callable[[str, str], Awaitable[int]],
         clock_ms: Callable[[], int],
         tombstone_ttl_ms: int,
     ) -> None:
@@ -67,7 +67,7 @@ class Metering:
         terms: requests.Terms = {"acct": account_id, "rd": digest.hex()}
         requests.add_subject(terms, request.subject)
         requests.add_metadata(terms, request.metadata)
-        item = quotes.reserved(request, self._books.current, self._count_tokens, now_ms)
+        item = quotes.reserved(request, self._books.current, await self._prompt_tokens(request), now_ms)
         terms.update(item.terms)
         packed = requests.encode(terms)
         command = ledger.Reserve(
@@ -94,6 +94,14 @@ class Metering:
                 terms = requests.decode(outcome.terms)
             self._terms.put(tenant_id, address, hold, holds.Terms(terms=terms))
         return replies.held(outcome, account_id, terms, self._books)
+
+    async def _prompt_tokens(self, request: metering_pb2.ReserveRequest | metering_pb2.EstimateRequest) -> int:
+        """Tokens of a prompt that is given as text, 0 without one."""
+        prompt = request.model.prompt
+        if not prompt:
+            return 0
+        requests.check_prompt(prompt)
+        return await self._count_tokens(request.model.model, prompt)
 
     async def _reserve(
         self, command: ledger.Reserve, terms: requests.Terms
@@ -342,7 +350,7 @@ class Metering:
     async def estimate(self, tenant_id: str, request: metering_pb2.EstimateRequest) -> metering_pb2.EstimateResponse:
         """See Metering.Estimate in metering.proto."""
         now_ms = self._clock_ms()
-        item = quotes.reserved(request, self._books.current, self._count_tokens, now_ms)
+        item = quotes.reserved(request, self._books.current, await self._prompt_tokens(request), now_ms)
         if not request.account_id:
             return replies.estimate(item, self._books.current)
         account_id = ids.checked_id(request.account_id, "account_id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from meterd.core import errors, money, pricing, usage
@@ -56,13 +56,13 @@ def usage_of(message: types_pb2.Usage, field: str) -> usage.Usage:
 def reserved(
     request: metering_pb2.ReserveRequest | metering_pb2.EstimateRequest,
     book: pricing.PriceBook,
-    count_tokens: Callable[[str, str], int],
+    prompt_tokens: int,
     now_ms: int,
 ) -> Item:
-    """The price of what is to be reserved."""
+    """The price of what is to be reserved. `prompt_tokens` counts a prompt that is given as text."""
     kind = request.WhichOneof("charge")
     if kind == "model":
-        return _model_item(request.model, book, count_tokens, now_ms)
+        return _model_item(request.model, book, prompt_tokens, now_ms)
     if kind == "feature":
         quantity = requests.checked_quantity(request.feature.quantity, "feature.quantity")
         quote = pricing.quote_feature(book, request.feature.feature, quantity, now_ms)
@@ -84,18 +84,13 @@ def _fixed_item(quote: pricing.Quote, terms: requests.Terms, now_ms: int) -> Ite
 
 
 def _model_item(
-    charge: types_pb2.ModelCharge, book: pricing.PriceBook, count_tokens: Callable[[str, str], int], now_ms: int
+    charge: types_pb2.ModelCharge, book: pricing.PriceBook, prompt_tokens: int, now_ms: int
 ) -> Item:
     output = requests.checked_tokens(charge.max_output_tokens, "model.max_output_tokens")
     least = requests.checked_tokens(charge.min_output_tokens, "model.min_output_tokens")
     if least > output:
         raise errors.InvalidArgumentError("model.min_output_tokens", "must not be above max_output_tokens")
-    if charge.WhichOneof("input") == "prompt":
-        if len(charge.prompt.encode()) > requests.PROMPT_BYTES_MAX:
-            raise errors.InvalidArgumentError("model.prompt", f"longer than {requests.PROMPT_BYTES_MAX} bytes")
-        tokens = count_tokens(charge.model, charge.prompt)
-    else:
-        tokens = requests.checked_tokens(charge.input_tokens, "model.input_tokens")
+    tokens = prompt_tokens or requests.checked_tokens(charge.input_tokens, "model.input_tokens")
     if charge.HasField("extra"):
         extra = usage_of(charge.extra, "model.extra")
         base = usage.with_counts(extra, input_tokens=extra.input_tokens + tokens)

@@ -90,7 +90,7 @@ async def diagnose(connection: Any, run: runner.Runner) -> list[Diagnosis]:
     found: list[tuple[partitions.Position, str | None]] = []
     for position in await partitions.positions(connection):
         if position.incarnation:
-            found.append((position, await fence.disagreement(run, fence.known(position))))
+            found.append((position, await fence.disagreement(run, position)))
         else:
             found.append((position, "no server has used it yet"))
     doubtful = [position.partition for position, reason in found if reason is not None]
@@ -290,7 +290,7 @@ class Recovery:
 
         count = 0
         for position in await partitions.positions(self._connection):
-            store.sentinels[position.partition] = fence.known(position).sentinel
+            store.sentinels[position.partition] = position.sentinel
             owned = await queries.addresses(self._connection, position.partition)
             await asyncio.gather(*(load(tenant_id, address) for tenant_id, address in owned))
             count += len(owned)

@@ -51,6 +51,11 @@ def checked_tokens(value: int, field: str) -> int:
     return value
 
 
+def check_prompt(prompt: str) -> None:
+    if len(prompt.encode()) > PROMPT_BYTES_MAX:
+        raise errors.InvalidArgumentError("model.prompt", f"longer than {PROMPT_BYTES_MAX} bytes")
+
+
 def checked_quantity(value: int, field: str) -> int:
     """Actions of a feature; 0 counts as 1."""
     if not 0 <= value <= QUANTITY_MAX:

@@ -180,13 +180,12 @@ class Verification:
         self._store.sentinels[position.partition] = None
         if not position.incarnation:
             return False
-        known = fence.known(position)
-        reason = await fence.disagreement(self._run, known)
+        reason = await fence.disagreement(self._run, position)
         if reason is not None:
             # The flusher may have moved on meanwhile, and trimmed: only the sentinel and the stream's end are sure to be comparable.
             self._add_partition(position.partition, "Redis is the one that Postgres knows", "not fenced", reason)
             return False
-        self._store.sentinels[position.partition] = known.sentinel
+        self._store.sentinels[position.partition] = position.sentinel
         return True
 
     def _add_partition(self, partition: int, check: str, expected: str, actual: str, subject: str = "") -> None:

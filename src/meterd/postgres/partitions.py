@@ -25,6 +25,11 @@ class Position:
     flushed_count: int
     fresh_ms: int
 
+    @property
+    def sentinel(self) -> bytes:
+        """What Redis has at keys.sentinel while the partition is this one."""
+        return f"{self.epoch}:{self.incarnation}".encode()
+
 
 async def positions(connections: asyncpg.Pool) -> list[Position]:
     """All partitions, in order."""

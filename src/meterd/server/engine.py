@@ -1,0 +1,241 @@
+"""What every long-running process of meterd has: the stores, the ledger with its fence, the price books, and the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import pathlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import orjson
+import redis.asyncio
+
+from meterd.core import errors
+from meterd.meter import fence, flusher, hydration, projector, sweeper
+from meterd.postgres import catalog, migrate, partitions, pool
+from meterd.pricing import books, overrides
+from meterd.redis import ledger as redis_ledger
+from meterd.redis import runner
+from meterd.server import metrics
+from meterd.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+# An edited price file is in force after this time at the latest.
+PRICES_INTERVAL_S = 2.0
+REDIS_TIMEOUT_S = 5.0
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Engine:
+    """Made by `opened`. `start` runs its tasks; one that fails unexpectedly sets `failed` and the stop event."""
+
+    def __init__(self, settings: Settings, connections: asyncpg.Pool, installed: catalog.Installation) -> None:
+        self.settings = settings
+        self.connections = connections
+        self.installation = installed
+        self.runner = runner.Runner(settings.redis_url)
+        self.ledger = redis_ledger.RedisLedger(
+            self.runner,
+            partitions=installed.partitions,
+            tombstone_ttl_ms=settings.tombstone_ttl_ms,
+            outbox_length_max=settings.outbox_length_max,
+            on_fence=lambda partition, reason: self.fence.raise_fence(partition, reason),
+        )
+        self.fence = fence.Fence(
+            self.ledger,
+            self.runner,
+            positions=lambda: partitions.positions(connections),
+            claim_incarnation=lambda partition, name: partitions.claim_incarnation(connections, partition, name),
+        )
+        self.hydrator = hydration.Hydrator(connections=connections, store=self.ledger)
+        self.projector = projector.Projector(connections=connections, store=self.ledger)
+        self.books = _opened_books(settings, connections)
+        self.metrics = metrics.Metrics()
+        self.flusher: flusher.Flusher | None = None
+        self.sweeper: sweeper.Sweeper | None = None
+        self.failed = False
+        self._prices_stamp_wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._flusher_client: redis.asyncio.Redis | None = None
+
+    @property
+    def unready(self) -> str:
+        """Why no call can be decided now, "" if all can."""
+        if not self.runner.is_connected:
+            return "Redis is away"
+        if self.fence.reasons:
+            partition, reason = next(iter(self.fence.reasons.items()))
+            others = len(self.fence.reasons) - 1
+            return f"partition {partition} is fenced: {reason}" + (f" ({others} others too)" if others else "")
+        return ""
+
+    async def start(self, stop: asyncio.Event, *, workers: bool) -> None:
+        """Connects and runs the tasks until `close`; `stop` is set if one of them fails."""
+        await self.runner.start()
+        # What is in force is in Postgres first, so that any server can price a Commit of a hold that this one reserved.
+        await self._keep(self.books.current)
+        self._run("fence", self.fence.run(self._stop), stop)
+        self._run("prices", self._watch_prices(), stop)
+        if workers:
+            self._start_workers(stop)
+        self._register()
+
+    def _start_workers(self, stop: asyncio.Event) -> None:
+        settings = self.settings
+        client: Any = redis.asyncio.Redis.from_url(
+            settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+        )
+        self._flusher_client = client
+        flush = flusher.Flusher(
+            client=client,
+            dsn=settings.postgres_dsn,
+            partitions=self.installation.partitions,
+            retention_ms=settings.outbox_retention_ms,
+            on_flush=lambda _rows, age_ms: self.metrics.flush_lag.observe("", age_ms / 1000),
+        )
+        sweep = sweeper.Sweeper(self.ledger, self.runner, hydrate=self._hydrate, owned=flush.owned)
+        self.flusher, self.sweeper = flush, sweep
+        self._run("flusher", flush.run(), stop)
+        self._run("sweeper", sweep.run(self._stop), stop)
+        self._run("projector", self.projector.run(), stop)
+
+    async def _hydrate(self, address: str) -> None:
+        await self.hydrator.hydrate("", address)
+
+    def _run(self, name: str, work: Awaitable[None], stop: asyncio.Event) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled() or self._stop.is_set():
+                return
+            _log.critical("%s ended unexpectedly, stopping", name, exc_info=task.exception())
+            self.failed = True
+            stop.set()
+
+        task = asyncio.ensure_future(work)
+        task.set_name(f"meterd-{name}")
+        task.add_done_callback(ended)
+        self._tasks.append(task)
+
+    def watch(self, name: str, work: Callable[[asyncio.Event], Awaitable[None]], stop: asyncio.Event) -> None:
+        """Runs one more task, `work(ends)`, in the engine's care."""
+        self._run(name, work(self._stop), stop)
+
+    def reload_prices(self) -> None:
+        """Looks at the price file now."""
+        self._prices_stamp_wake.set()
+
+    async def _watch_prices(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await asyncio.wait_for(self._prices_stamp_wake.wait(), PRICES_INTERVAL_S)
+            except TimeoutError:
+                pass
+            self._prices_stamp_wake.clear()
+            found = await asyncio.to_thread(self.books.look)
+            if found.error:
+                _log.error("prices: %s; %s stays in force", found.error, self.books.current.version)
+            if found.changed and await self._try_keep(found.book):
+                self.books.use(found.book)
+                _log.info("prices: %s is in force", found.book.version)
+
+    async def _try_keep(self, book: Any) -> bool:
+        """Keeps on until Postgres has the book; False if the engine stops before."""
+        while not self._stop.is_set():
+            try:
+                await self._keep(book)
+                return True
+            except hydration.POSTGRES_ERRORS as exc:
+                _log.warning("prices: Postgres does not take %s, trying again: %s", book.version, exc)
+                await asyncio.sleep(RETRY_S)
+        return False
+
+    async def _keep(self, book: Any) -> None:
+        await catalog.add_price_book(self.connections, book.version, orjson.loads(books.dump(book)))
+
+    def _register(self) -> None:
+        show = self.metrics
+        show.gauge("meterd_ready", "1 if all calls can be decided.", lambda: float(not self.unready))
+        show.gauge("meterd_fenced_partitions", "Partitions that are fenced.", lambda: len(self.fence.reasons))
+        show.gauge("meterd_redis_pending", "Redis calls that wait for an answer.", lambda: self.runner.pending)
+        show.counter("meterd_redis_connections", "Connections made to Redis.", lambda: self.runner.connections)
+        show.info("meterd_price_book", "The price book in force.", lambda: {"version": self.books.current.version})
+        flush, sweep = self.flusher, self.sweeper
+        if flush is None or sweep is None:
+            return
+        show.gauge("meterd_outbox_lag_seconds", "Age of the oldest record not in Postgres.", lambda: flush.lag_ms() / 1000)
+        show.gauge("meterd_owned_partitions", "Partitions that this process flushes.", lambda: flush.stats().owned)
+        show.counter("meterd_flushed_records", "Records written to Postgres.", lambda: flush.stats().flushed)
+        show.counter("meterd_dead_records", "Records set aside as unreadable.", lambda: flush.stats().dead)
+        show.counter("meterd_flush_errors", "Failed attempts to flush.", lambda: flush.stats().errors)
+        show.counter("meterd_expired_holds", "Holds ended by the sweeper.", lambda: sweep.expired_holds)
+        show.counter("meterd_expired_grants", "Grants forfeited by the sweeper.", lambda: sweep.expired_grants)
+
+    async def close(self) -> None:
+        """Ends the tasks, each at a point from which another process goes on, then the connections."""
+        self._stop.set()
+        self._prices_stamp_wake.set()
+        self.projector.stop()
+        if self.flusher is not None:
+            self.flusher.stop()
+        _, late = await asyncio.wait(self._tasks, timeout=5.0) if self._tasks else ((), ())
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        await self.runner.close()
+        if self._flusher_client is not None:
+            await self._flusher_client.aclose()
+        self.connections.terminate()
+
+
+def _opened_books(settings: Settings, connections: asyncpg.Pool) -> books.Books:
+    async def fetch(version: str) -> bytes | None:
+        try:
+            return orjson.dumps(await catalog.price_book(connections, version))
+        except errors.NotFoundError:
+            return None
+        except hydration.POSTGRES_ERRORS as exc:
+            raise errors.UnavailableError(f"Postgres is away, and price book {version} is only there: {exc}") from exc
+
+    try:
+        return books.opened(pathlib.Path(settings.prices_file) if settings.prices_file else None, fetch=fetch)
+    except overrides.PriceFileError as exc:
+        raise errors.ConfigError(f"METERD_PRICES_FILE: {exc}") from exc
+
+
+async def opened(settings: Settings, stop: asyncio.Event) -> Engine | None:
+    """An engine on a Postgres that answers; waits for it as long as it takes. None if `stop` is set before.
+
+    ConfigError: the settings, or the database's schema, do not let it start.
+    """
+    if not settings.postgres_dsn:
+        raise errors.ConfigError("METERD_POSTGRES_DSN: must be given")
+    connections = await pool.create(
+        settings.postgres_dsn, size_max=settings.postgres_connections_max, application_name="meterd"
+    )
+    while not stop.is_set():
+        try:
+            if settings.migrate:
+                await migrate.migrate(settings.postgres_dsn)
+            elif missing := await migrate.pending(settings.postgres_dsn):
+                raise errors.ConfigError(f"the database lacks migrations {', '.join(missing)}: run `meterd migrate`")
+            return Engine(settings, connections, await catalog.installation(connections))
+        except migrate.MigrationError as exc:
+            raise errors.ConfigError(str(exc)) from exc
+        except errors.FailedPreconditionError as exc:
+            raise errors.ConfigError(str(exc)) from exc
+        except hydration.POSTGRES_ERRORS as exc:
+            _log.warning("waiting for Postgres: %s: %s", type(exc).__name__, exc)
+        try:
+            await asyncio.wait_for(stop.wait(), RETRY_S)
+        except TimeoutError:
+            continue
+    connections.terminate()
+    return None

@@ -1,0 +1,83 @@
+"""Every method that a client can call, with what decides it and who may call it. A method of the protos that is not here does not start."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.message import Message
+
+from meterd.meter import accounts, metering
+from meterd.server import auth
+from meterd_client.v1 import accounts_pb2, metering_pb2
+
+METERING = "meterd.v1.Metering"
+ACCOUNTS = "meterd.v1.Accounts"
+STREAM = f"/{METERING}/Stream"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """One unary method: `call(tenant_id, request)` answers or raises an error of core.errors."""
+
+    path: str
+    request: type[Message]
+    call: Callable[[str, Any], Awaitable[Message]]
+    roles: frozenset[str]
+    # Whether an answer may be a denial.
+    may_deny: bool
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    def outcome(self, reply: Message) -> str:
+        """What an answer is counted as: DENIED where credits, and not a fault, refused it."""
+        return "DENIED" if self.may_deny and reply.HasField("denial") else "OK"
+
+
+def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method]:
+    """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
+    calls: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
+        f"/{METERING}/Reserve": meter.reserve,
+        f"/{METERING}/Commit": meter.commit,
+        f"/{METERING}/Release": meter.release,
+        f"/{METERING}/Extend": meter.extend,
+        f"/{METERING}/Report": meter.report,
+        f"/{METERING}/Charge": meter.charge,
+        f"/{METERING}/Estimate": meter.estimate,
+        f"/{ACCOUNTS}/CreateAccount": book.create_account,
+        f"/{ACCOUNTS}/GetAccount": book.get_account,
+        f"/{ACCOUNTS}/Grant": book.grant,
+        f"/{ACCOUNTS}/RevokeGrant": book.revoke_grant,
+        f"/{ACCOUNTS}/GetBalance": book.get_balance,
+        f"/{ACCOUNTS}/ListHolds": book.list_holds,
+        f"/{ACCOUNTS}/ListTransactions": book.list_transactions,
+        f"/{ACCOUNTS}/ExplainSettlement": book.explain_settlement,
+    }
+    declared = _declared()
+    if missing := declared.keys() ^ calls.keys():
+        raise LookupError(f"methods that the protos and the server do not both have: {', '.join(sorted(missing))}")
+    return {
+        path: Method(
+            path=path,
+            request=getattr(module, method.input_type.name),
+            call=calls[path],
+            roles=auth.roles_of(path),
+            may_deny="denial" in method.output_type.fields_by_name,
+        )
+        for path, (module, method) in declared.items()
+    }
+
+
+def _declared() -> dict[str, tuple[Any, Any]]:
+    """Module and descriptor of each unary method that the protos declare."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for module in (metering_pb2, accounts_pb2):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                path = f"/{service.full_name}/{method.name}"
+                if path != STREAM:
+                    found[path] = (module, method)
+    return found
