@@ -138,7 +138,9 @@ class Installation:
         """To play against this installation, with the cost checked and the ledger proven at the end."""
         shares = {"accounts": 20, "abort_share": 0.0, "late_share": 0.0, "seed": 1} | mix
         return play.Options(
-            target=wire.Target(address=self.server.address, key=self.meter_key, admin_key=self.admin_key, patience_s=60),
+            target=wire.Target(
+                address=self.server.address, key=self.meter_key, admin_key=self.admin_key, patience_s=60
+            ),
             mix=plan.Mix(**shares),
             settings=player.Settings(
                 run_id=run_id or play.new_run_id(),

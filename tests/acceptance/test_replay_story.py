@@ -54,7 +54,17 @@ async def test_the_azure_trace_at_full_speed_costs_the_exact_decimal_sum(
 
 def test_the_command_replays_a_generated_trace_and_prints_its_report(shared: installation.Installation) -> None:
     done = processes.meterd(
-        ["replay", "--generate", "60", "--server", shared.server.address, "--key", shared.admin_key, "--check", "--json"],
+        [
+            "replay",
+            "--generate",
+            "60",
+            "--server",
+            shared.server.address,
+            "--key",
+            shared.admin_key,
+            "--check",
+            "--json",
+        ],
         redis_url=shared.valkey.url,
         dsn=shared.postgres.dsn,
     )

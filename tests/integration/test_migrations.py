@@ -59,8 +59,8 @@ ORDER BY 1
 
 
 @pytest_asyncio.fixture
-async def connection(database: str) -> AsyncIterator[Any]:
-    made = await asyncpg.connect(database)
+async def connection(empty_database: str) -> AsyncIterator[Any]:
+    made = await asyncpg.connect(empty_database)
     yield made
     await made.close()
 
@@ -69,8 +69,8 @@ async def _description(connection: Any) -> list[str]:
     return [row[0] for row in await connection.fetch(_DESCRIPTION)]
 
 
-async def test_the_sum_of_the_migrations_is_the_schema(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_the_sum_of_the_migrations_is_the_schema(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     migrated = await _description(connection)
     await connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     await connection.execute(SCHEMA.read_text(encoding="utf-8"))
@@ -78,29 +78,29 @@ async def test_the_sum_of_the_migrations_is_the_schema(database: str, connection
 
 
 async def test_migrating_twice_or_from_two_servers_at_once_applies_each_version_once(
-    database: str, connection: Any
+    empty_database: str, connection: Any
 ) -> None:
-    assert await migrate.pending(database) == list(migrate.versions())
-    applied = await asyncio.gather(*(migrate.migrate(database, partitions=8) for _ in range(3)))
+    assert await migrate.pending(empty_database) == list(migrate.versions())
+    applied = await asyncio.gather(*(migrate.migrate(empty_database, partitions=8) for _ in range(3)))
     assert sorted(version for versions in applied for version in versions) == list(migrate.versions())
-    assert await migrate.migrate(database, partitions=99) == []
-    assert await migrate.pending(database) == []
+    assert await migrate.migrate(empty_database, partitions=99) == []
+    assert await migrate.pending(empty_database) == []
     assert await connection.fetchval("SELECT count(*) FROM partitions") == 8
-    connections = await pool.create(database)
+    connections = await pool.create(empty_database)
     found = await catalog.installation(connections)
     assert found == catalog.Installation(partitions=8, credit_value_usd=Decimal("0.001"))
     await connections.close()
 
 
-async def test_a_database_of_a_newer_program_is_refused(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_a_database_of_a_newer_program_is_refused(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     await connection.execute("INSERT INTO schema_migrations VALUES ('9999')")
     with pytest.raises(migrate.MigrationError, match="9999"):
-        await migrate.migrate(database)
+        await migrate.migrate(empty_database)
 
 
-async def test_what_goes_up_comes_down(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_what_goes_up_comes_down(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     folder = pathlib.Path(migrate.__file__).parent / "migrations"
     for path in sorted(folder.glob("*.sql"), reverse=True):
         await connection.execute(re.split(r"^-- migrate:down.*\n", path.read_text(), flags=re.MULTILINE)[1])
@@ -112,16 +112,16 @@ async def test_what_goes_up_comes_down(database: str, connection: Any) -> None:
 
 
 async def test_an_owner_without_superuser_migrates_beside_other_databases_and_uses_its_rows(
-    database: str, connection: Any
+    empty_database: str, connection: Any
 ) -> None:
     owner = f"owner_{uuid.uuid4().hex[:8]}"
-    name = urlsplit(database).path[1:]
+    name = urlsplit(empty_database).path[1:]
     await connection.execute(f"CREATE ROLE {owner} LOGIN CREATEROLE PASSWORD 'secret'")
     await connection.execute(f"GRANT meterd_app TO {owner}" if await _has_role(connection) else "SELECT 1")
     await connection.execute(f"GRANT meterd_worker TO {owner}" if await _has_role(connection) else "SELECT 1")
     await connection.execute(f"ALTER DATABASE {name} OWNER TO {owner}")
     await connection.execute(f"ALTER SCHEMA public OWNER TO {owner}")
-    parts = urlsplit(database)
+    parts = urlsplit(empty_database)
     dsn = parts._replace(netloc=f"{owner}:secret@{parts.hostname}:{parts.port}").geturl()
     await migrate.migrate(dsn, partitions=4)
     connections = await pool.create(dsn)
@@ -141,8 +141,8 @@ async def _has_role(connection: Any) -> bool:
     return await connection.fetchval("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'meterd_app')")
 
 
-async def test_every_table_with_a_tenant_forces_row_level_security(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_every_table_with_a_tenant_forces_row_level_security(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     rows = await connection.fetch("""
         SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity AS forced,
             (SELECT count(*) FROM pg_policy AS p WHERE p.polrelid = c.oid AND p.polname = 'tenant_rows') AS policies, c.relispartition
@@ -154,9 +154,9 @@ async def test_every_table_with_a_tenant_forces_row_level_security(database: str
     assert [row["relname"] for row in rows if row["policies"] != (0 if row["relispartition"] else 1)] == []
 
 
-async def test_the_app_role_sees_its_tenant_and_nothing_without_one(database: str) -> None:
-    await migrate.migrate(database, partitions=4)
-    connections = await pool.create(database)
+async def test_the_app_role_sees_its_tenant_and_nothing_without_one(empty_database: str) -> None:
+    await migrate.migrate(empty_database, partitions=4)
+    connections = await pool.create(empty_database)
     made = catalog.Catalog(connections, partitions=4)
     for tenant_id in ("t1", "t2"):
         await made.create_tenant(tenant_id)
@@ -183,8 +183,8 @@ async def test_the_app_role_sees_its_tenant_and_nothing_without_one(database: st
     "statement",
     ["UPDATE ledger SET charged_micros = 0", "DELETE FROM ledger", "TRUNCATE ledger", "TRUNCATE ledger_default"],
 )
-async def test_the_ledger_only_grows(database: str, connection: Any, statement: str) -> None:
-    await migrate.migrate(database)
+async def test_the_ledger_only_grows(empty_database: str, connection: Any, statement: str) -> None:
+    await migrate.migrate(empty_database)
     await connection.execute("""
         INSERT INTO ledger SELECT 1, 't', meterd_uuid_time(txn), 'C', txn, '', 1, 1, now(), now(), 0, '1-0', 'default', 0, 0, 0, 0, 0, 0, 0,
             '{}', '{}', '{}', 0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, NULL, '', ''
@@ -194,15 +194,15 @@ async def test_the_ledger_only_grows(database: str, connection: Any, statement: 
     assert await connection.fetchval("SELECT count(*) FROM ledger") == 1
 
 
-async def test_the_number_of_partitions_never_changes(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_the_number_of_partitions_never_changes(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     with pytest.raises(asyncpg.RestrictViolationError):
         await connection.execute("UPDATE installation SET partitions = 128")
     with pytest.raises(asyncpg.RestrictViolationError):
         await connection.execute("DELETE FROM installation")
 
 
-async def test_months_are_made_ahead_once(database: str, connection: Any) -> None:
-    await migrate.migrate(database)
+async def test_months_are_made_ahead_once(empty_database: str, connection: Any) -> None:
+    await migrate.migrate(empty_database)
     assert await connection.fetchval("SELECT meterd_create_months(3)") == 0
     assert await connection.fetchval("SELECT meterd_create_months(5)") == 2

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -80,6 +80,14 @@ class World:
 @pytest.fixture(name="world")
 async def _world() -> World:  # pyright: ignore[reportUnusedFunction]
     return World()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)
 
 
 @contextlib.asynccontextmanager
@@ -195,8 +203,7 @@ async def test_a_caller_that_gives_up_does_not_take_the_others_along(world: Worl
     world.table.gate.clear()
     first = asyncio.create_task(world.authenticator.authenticate(bearer(key)))
     second = asyncio.create_task(world.authenticator.authenticate(bearer(key)))
-    while not world.table.queries:
-        await asyncio.sleep(0)
+    await until(lambda: bool(world.table.queries))
     first.cancel()
     world.table.gate.set()
     assert (await second).key_id == "k1"
@@ -244,8 +251,7 @@ async def test_too_many_unknown_keys_at_once_are_overload_while_known_ones_go_on
     known = await world.known()
     world.table.gate.clear()
     waiting = [asyncio.create_task(world.authenticator.authenticate(bearer(new_key()))) for _ in range(3)]
-    while not world.table.queries:
-        await asyncio.sleep(0)
+    await until(lambda: bool(world.table.queries))
     with pytest.raises(errors.OverloadedError):
         await world.authenticator.authenticate(bearer(new_key()))
     assert world.authenticator.principal(bearer(known)) is not None
@@ -304,9 +310,7 @@ async def test_the_running_refresh_sees_a_revocation(world: World) -> None:
     key = await world.known()
     async with running(world.authenticator):
         world.table.change(key, revoked_ms=NOW_MS)
-        async with asyncio.timeout(5):
-            while world.authenticator.principal(bearer(key)) is not None:
-                await asyncio.sleep(0.001)
+        await until(lambda: world.authenticator.principal(bearer(key)) is None)
 
 
 async def test_known_keys_outlive_a_postgres_that_is_away(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,18 +319,14 @@ async def test_known_keys_outlive_a_postgres_that_is_away(world: World, caplog: 
     key = await world.known(expires_ms=NOW_MS + 60_000)
     world.table.fault = errors.UnavailableError("Postgres: connection refused")
     async with running(world.authenticator):
-        async with asyncio.timeout(5):
-            while len(world.table.queries) < 3:
-                await asyncio.sleep(0.001)
+        await until(lambda: len(world.table.queries) >= 3)
         assert world.authenticator.principal(bearer(key)) is not None
         assert world.authenticator.is_stale
         world.now_ms = NOW_MS + 60_000
         assert await world.refused(bearer(key)) == "expired API key"
         world.now_ms = NOW_MS
         world.table.fault = None
-        async with asyncio.timeout(5):
-            while world.authenticator.is_stale:
-                await asyncio.sleep(0.001)
+        await until(lambda: not world.authenticator.is_stale)
     messages = [record.getMessage() for record in caplog.records if record.name == auth.__name__]
     assert len(messages) == 2, "one line when it goes away, one when it is back"
 
@@ -357,8 +357,7 @@ async def test_a_stop_leaves_nobody_waiting(world: World) -> None:
     stop = asyncio.Event()
     task = asyncio.create_task(world.authenticator.run(stop))
     waiting = asyncio.create_task(world.authenticator.authenticate(bearer(new_key())))
-    while not world.table.queries:
-        await asyncio.sleep(0)
+    await until(lambda: bool(world.table.queries))
     stop.set()
     await task
     with pytest.raises(errors.UnavailableError):

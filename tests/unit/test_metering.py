@@ -110,7 +110,10 @@ async def test_a_commit_charges_the_reported_usage_by_class(meter: Meter) -> Non
 
 async def test_a_commit_reads_the_providers_own_response(meter: Meter) -> None:
     hold = await held(meter)
-    body = {"model": "gpt-4o-mini-2024-07-18", "usage": {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010}}
+    body = {
+        "model": "gpt-4o-mini-2024-07-18",
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 10, "total_tokens": 1_010},
+    }
     raw = pb.ProviderResponse(provider="openai", json=json.dumps(body).encode())
     response = await meter.metering.commit("t", pb.CommitRequest(hold_id=hold.hold_id, provider_response=raw))
     assert response.settlement.charged_micros == 1_000 * INPUT_MICROS + 10 * OUTPUT_MICROS
@@ -251,7 +254,11 @@ BAD: list[tuple[str, dict[str, object], type[errors.MeterdError]]] = [
     ("model", {"model": model(model="no-such-model")}, errors.NotFoundError),
     ("model", {"model": model(model="")}, errors.MeterdError),
     ("feature", {"feature": types.FeatureCharge(feature="nothing")}, errors.NotFoundError),
-    ("feature.quantity", {"feature": types.FeatureCharge(feature="cover_letter", quantity=-1)}, errors.InvalidArgumentError),
+    (
+        "feature.quantity",
+        {"feature": types.FeatureCharge(feature="cover_letter", quantity=-1)},
+        errors.InvalidArgumentError,
+    ),
     ("rate", {"rate": types.RateCharge(rate="nothing", quantity="1")}, errors.NotFoundError),
     ("rate.quantity", {"rate": types.RateCharge(rate="vm_minute", quantity="0")}, errors.InvalidArgumentError),
     ("rate.quantity", {"rate": types.RateCharge(rate="vm_minute", quantity="nan")}, errors.InvalidArgumentError),

@@ -24,9 +24,11 @@ class Accounts:
         self._stub = accounts_pb2_grpc.AccountsStub(channel)
         self._metadata = [("authorization", f"Bearer {key}")]
 
-    def call(self, verb: str, request: message.Message) -> Any:
-        """The answer of a method by its name in the proto."""
-        return getattr(self._stub, verb)(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
+    def call(self, verb: str, request: message.Message, *, wait: bool = False) -> Any:
+        """The answer of a method by its name in the proto. `wait`: for a server that is just starting, as long as a call may take."""
+        return getattr(self._stub, verb)(
+            request, metadata=self._metadata, timeout=CALL_TIMEOUT_S, wait_for_ready=wait
+        )
 
 
 @contextlib.contextmanager

@@ -19,8 +19,6 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import asyncpg
-
 from meterd.embedded import process
 from meterd.postgres import pool
 

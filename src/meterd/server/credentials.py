@@ -58,16 +58,17 @@ class Reloader:
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """The new certificates. None if nothing has changed, or what is there cannot be used: then the old ones serve on."""
         with self._lock:
+            seen = _stamps(self._files)
+            if seen == self._seen:
+                return None
+            # Looked at once, usable or not: a flood of handshakes must not cost reads and lines in the log.
+            self._seen = seen
             try:
-                seen = _stamps(self._files)
-                if seen == self._seen:
-                    return None
                 pem = _read(self._files)
             except errors.ConfigError as exc:
-                # A certificate is replaced before its key, or the other way round; the next handshake looks again.
+                # A certificate is replaced before its key, or the other way round; the next change is looked at again.
                 _LOG.warning("TLS files have changed and cannot be used, the old certificate serves on: %s", exc)
                 return None
-            self._seen = seen
             if pem == self._pem:
                 return None
             self._pem = pem
@@ -127,13 +128,17 @@ def _is_loopback(address: str) -> bool:
     return found.is_loopback
 
 
-def _stamps(files: Files) -> tuple[tuple[int, int, int], ...]:
+def _stamps(files: Files) -> list[tuple[int, int, int]]:
     """Changes with any file: secrets that Kubernetes mounts are links that move to other files."""
+    return [_stamp(path) for path in files.paths()]
+
+
+def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
     try:
-        stats = [path.stat() for path in files.paths()]
-    except OSError as exc:
-        raise errors.ConfigError(f"TLS: {exc}") from exc
-    return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_mtime_ns, stat.st_ino, stat.st_size)
 
 
 def _read(files: Files) -> _Pem:

@@ -4,7 +4,7 @@ INSERT INTO tenants (tenant_id) VALUES ($1) ON CONFLICT (tenant_id) DO NOTHING;
 
 -- name: lock_tenant
 -- Keys of one tenant are made one after the other, so two creations cannot both be the second.
-SELECT tenant_id FROM tenants WHERE tenant_id = $1 FOR NO KEY UPDATE;
+SELECT pg_advisory_xact_lock(hashtextextended('meterd keys ' || $1, 0));
 
 -- name: live_keys
 SELECT key_id FROM api_keys

