@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 import time
 
 import redis.asyncio
+import uvloop
 
-from benchmarks import ledger_load, results
+from benchmarks import ledger_load, results, world
 from meterd.meter import fence, flusher, hydration
 from meterd.postgres import catalog, migrate, partitions, pool
 from meterd.redis import runner
@@ -74,7 +74,8 @@ async def _drain(valkey: processes.Valkey, postgres: processes.Postgres, count: 
     return [results.Line(name="flusher drains", measured=drained / wall_s, unit="/s", at_least=15_000, note=note)]
 
 
-def run(directory: pathlib.Path, *, long: bool) -> list[results.Line]:
-    """Needs a Valkey and a Postgres of its own, which it starts."""
-    with processes.stores(directory) as (valkey, postgres):
-        return asyncio.run(_drain(valkey, postgres, 200_000 if long else 40_000))
+def run(directory: pathlib.Path, *, count: int) -> list[results.Line]:
+    """Drains `count` records. Starts a Valkey and a Postgres of its own, on the core that the flusher does not have."""
+    ours, others = world.cores()
+    with world.held_to(ours), processes.stores(directory, cores=others) as (valkey, postgres):
+        return uvloop.run(_drain(valkey, postgres, count))

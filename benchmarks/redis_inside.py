@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import pathlib
 import time
 
 import redis.asyncio
+import uvloop
 
-from benchmarks import ledger_load, results
+from benchmarks import ledger_load, results, world
 from meterd.redis import keys, runner
 from tests.acceptance import processes
 
@@ -92,7 +92,7 @@ async def _naive(run: runner.Runner, url: str, count: int) -> list[results.Line]
 
     class _Client(runner.Runner):
         def evalsha(self, script, keys, args):  # type: ignore[no-untyped-def, override]
-            return client.evalsha(script.sha, len(keys), *keys, *args)
+            return client.evalsha(script.sha.decode(), len(keys), *keys, *args)
 
     ratios = list[float]()
     try:
@@ -116,9 +116,10 @@ async def _naive(run: runner.Runner, url: str, count: int) -> list[results.Line]
     ]
 
 
-def run(directory: pathlib.Path, *, long: bool) -> list[results.Line]:
-    """Needs a Valkey of its own, which it starts."""
-    valkey = processes.Valkey(directory=directory, cores=[0])
+def run(directory: pathlib.Path, *, count: int) -> list[results.Line]:
+    """Measures `count` lifecycles. Starts a Valkey of its own, on the core that the caller does not have."""
+    ours, others = world.cores()
+    valkey = processes.Valkey(directory, cores=ours)
     valkey.start()
 
     async def measure() -> list[results.Line]:
@@ -126,12 +127,13 @@ def run(directory: pathlib.Path, *, long: bool) -> list[results.Line]:
         await connection.start()
         assert await connection.wait_connected(5)
         try:
-            lines = await _bench(connection, 200_000 if long else 40_000)
+            lines = await _bench(connection, count)
             return lines + await _naive(connection, valkey.url, 5_000)
         finally:
             await connection.close()
 
     try:
-        return asyncio.run(measure())
+        with world.held_to(others):
+            return uvloop.run(measure())
     finally:
         valkey.kill()

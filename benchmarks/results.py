@@ -38,6 +38,11 @@ def _number(value: float, unit: str) -> str:
     return f"{value:,.{digits}f} {unit}".rstrip()
 
 
+def number(line: Line) -> str:
+    """The figure with its unit."""
+    return _number(line.measured, line.unit)
+
+
 def _target(line: Line) -> str:
     parts = list[str]()
     if line.at_least is not None:

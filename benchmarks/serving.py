@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import pathlib
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
+import asyncpg
 import grpc.aio
 import psutil
+import uvloop
 
 from benchmarks import empty, h2, load, results, world
 from meterd.core import ids, money
@@ -22,12 +25,23 @@ SLICE_S = 1.5
 BURST_CALLS = 3_000
 RACERS = 100
 AFFORDABLE = 37
+LAG_PER_S = 1_000.0
+FLUSHED_TIMEOUT_S = 120.0
 _LAG = """
 SELECT count(*) AS records,
        percentile_disc(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM flushed_at - recorded_at)) AS p99,
        percentile_disc(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM flushed_at - recorded_at)) AS p50
 FROM ledger WHERE recorded_at >= to_timestamp($1) AND kind = 'C'
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Extent:
+    """How long parts measure."""
+
+    rounds: int
+    lag_s: float
+    memory_lifecycles: int
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,86 +58,112 @@ class Bench:
         self.world = made
         self._metering = metering
         self._yardstick = yardstick
-        self._message = load.reserve_bodies(["account-0000"])[0]
+        before, after = load.reserve_bodies(made.accounts[:1])[0]
+        self._empty_message = before + next(load.uuids()) + after
 
-    async def _slice(self, process: psutil.Process, run: Callable[[], Awaitable[load.Tally]]) -> _Slice:
+    async def _slice(self, process: psutil.Process, run: Awaitable[load.Tally], *, commit: bool = True) -> _Slice:
         before = process.cpu_times()
-        tally = await run()
+        tally = self._checked(await run, commit=commit)
         after = process.cpu_times()
-        assert tally.failed == 0, f"{tally.failed} calls failed, the first: {tally.first_failure}"
-        assert tally.denied == 0, "a hold was denied: the accounts need larger grants"
         cpu_s = after.user + after.system - before.user - before.system
         return _Slice(tally.calls_per_s, cpu_s / tally.calls * 1e6, tally.latency_us(0.5) if tally.latencies_s else 0.0)
 
     async def empty(self, slots: int, seconds: float = SLICE_S) -> _Slice:
-        message = load.reserve_bodies(["account-0000"])[0]
-        body = message[0] + b"0" * 36 + message[1]
-        run = load.Runner(self._yardstick, seconds)
-        return await self._slice(self.world.empty_process, lambda: run.empty(empty.UNARY, body, slots))
+        run = load.Runner(self._yardstick, seconds).empty(empty.UNARY, self._empty_message, slots)
+        return await self._slice(self.world.empty_process, run, commit=False)
 
-    async def lifecycles(self, slots: int, seconds: float = SLICE_S, *, commit: bool = True) -> _Slice:
-        run = load.Runner(self._metering, seconds)
-        accounts = self.world.accounts
-        return await self._slice(
-            self.world.server_process, lambda: run.lifecycles(accounts, slots, commit=commit, ttl_ms=0 if commit else 1_000)
-        )
+    async def lifecycles(self, slots: int, seconds: float = SLICE_S) -> _Slice:
+        run = load.Runner(self._metering, seconds).lifecycles(self.world.accounts, slots)
+        return await self._slice(self.world.server_process, run)
+
+    async def reserves(self, slots: int, seconds: float = SLICE_S) -> _Slice:
+        """Reserve alone; the holds expire soon."""
+        run = load.Runner(self._metering, seconds).lifecycles(self.world.accounts, slots, commit=False, ttl_ms=1_000)
+        return await self._slice(self.world.server_process, run, commit=False)
 
     async def streamed(self, in_flight: int, per_frame: int, seconds: float = SLICE_S) -> _Slice:
-        run = load.Runner(self._metering, seconds)
-        return await self._slice(
-            self.world.server_process, lambda: run.streamed(self.world.accounts, in_flight, per_frame)
-        )
+        run = load.Runner(self._metering, seconds).streamed(self.world.accounts, in_flight, per_frame)
+        return await self._slice(self.world.server_process, run)
+
+    async def full(self, seconds: float) -> load.Tally:
+        tally = await load.Runner(self._metering, seconds).lifecycles(self.world.accounts, IN_FLIGHT)
+        return self._checked(tally)
 
     async def paced(self, per_s: float, seconds: float) -> load.Tally:
-        return await load.Runner(self._metering, seconds).paced(self.world.accounts, per_s)
+        return self._checked(await load.Runner(self._metering, seconds).paced(self.world.accounts, per_s))
+
+    def _checked(self, tally: load.Tally, *, commit: bool = True) -> load.Tally:
+        assert tally.failed == 0, f"{tally.failed} calls failed, the first: {tally.first_failure}"
+        assert tally.denied == 0, "a hold was denied: the accounts need larger grants"
+        self.world.commits += tally.calls // 2 if commit else 0
+        return tally
 
 
-async def throughput(bench: Bench, *, rounds: int) -> list[results.Line]:
+def _ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of the rounds' ratios: a neighbour's load hits both sides of a round, and single rounds it spoils do not count."""
+    return statistics.median(above / below for above, below in zip(numerators, denominators, strict=True))
+
+
+def _middle(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):,.0f}"
+
+
+async def throughput(bench: Bench, extent: Extent) -> list[results.Line]:
     """Unary Reserve + Commit and Stream, in turns with the empty handler."""
     await bench.empty(IN_FLIGHT, 0.5)
     await bench.lifecycles(IN_FLIGHT, 1.0)
-    ratios, cpu_ratios, stream_ratios = list[float](), list[float](), list[float]()
-    for _ in range(rounds):
-        yardstick = await bench.empty(IN_FLIGHT)
-        unary = await bench.lifecycles(IN_FLIGHT)
-        streamed = await bench.streamed(IN_FLIGHT * 2, 32)
-        ratios.append(unary.calls_per_s / yardstick.calls_per_s)
-        cpu_ratios.append(yardstick.cpu_us / unary.cpu_us)
-        stream_ratios.append(streamed.calls_per_s / unary.calls_per_s)
-    note = f"{unary.calls_per_s:,.0f} of {yardstick.calls_per_s:,.0f} calls/s in the last round; median of {rounds}"
-    cpu = f"{yardstick.cpu_us:.0f} µs of {unary.cpu_us:.0f} µs a call in the last round"
+    empties, unaries, streams = list[_Slice](), list[_Slice](), list[_Slice]()
+    for _ in range(extent.rounds):
+        empties.append(await bench.empty(IN_FLIGHT))
+        unaries.append(await bench.lifecycles(IN_FLIGHT))
+        streams.append(await bench.streamed(IN_FLIGHT * 2, 32))
+    empty_rates, unary_rates = [one.calls_per_s for one in empties], [one.calls_per_s for one in unaries]
+    empty_us, unary_us = [one.cpu_us for one in empties], [one.cpu_us for one in unaries]
     return [
         results.Line(
-            name="Reserve + Commit ÷ empty handler", measured=statistics.median(ratios) * 100, unit="%", at_least=70, note=note
+            name="Reserve + Commit ÷ empty handler",
+            measured=_ratio(unary_rates, empty_rates) * 100,
+            unit="%",
+            at_least=70,
+            note=f"{_middle(unary_rates)} of {_middle(empty_rates)} calls/s, {IN_FLIGHT} in flight, {extent.rounds} rounds",
         ),
-        results.Line(name="the same by CPU a call", measured=statistics.median(cpu_ratios) * 100, unit="%", note=cpu),
+        results.Line(
+            name="the same by CPU a call",
+            measured=_ratio(empty_us, unary_us) * 100,
+            unit="%",
+            note=f"{_middle(empty_us)} of {_middle(unary_us)} µs",
+        ),
         results.Line(
             name="Stream ÷ unary",
-            measured=statistics.median(stream_ratios),
+            measured=_ratio([one.calls_per_s for one in streams], unary_rates),
             unit="×",
             at_least=2.5,
-            note=f"{streamed.calls_per_s:,.0f} calls/s, {IN_FLIGHT * 2} in flight on one stream",
+            note=f"{_middle([one.calls_per_s for one in streams])} calls/s, {IN_FLIGHT * 2} in flight on one stream",
         ),
     ]
 
 
-async def single(bench: Bench, *, rounds: int) -> list[results.Line]:
+async def single(bench: Bench, extent: Extent) -> list[results.Line]:
     """Reserve alone, one in flight."""
-    extra_us, last = list[float](), ""
-    for _ in range(rounds):
-        yardstick = await bench.empty(1, 1.0)
-        reserve = await bench.lifecycles(1, 1.0, commit=False)
-        extra_us.append(reserve.p50_us - yardstick.p50_us)
-        last = f"p50 {reserve.p50_us:.0f} µs, empty {yardstick.p50_us:.0f} µs in the last round"
+    empties, reserves = list[float](), list[float]()
+    for _ in range(extent.rounds):
+        empties.append((await bench.empty(1, 1.0)).p50_us)
+        reserves.append((await bench.reserves(1, 1.0)).p50_us)
+    extra_us = statistics.median(above - below for above, below in zip(reserves, empties, strict=True))
     return [
         results.Line(
-            name="Reserve, 1 in flight, p50 − empty", measured=statistics.median(extra_us), unit="µs", at_most=120, note=last
+            name="Reserve, 1 in flight, p50 − empty",
+            measured=extra_us,
+            unit="µs",
+            at_most=120,
+            note=f"p50 {_middle(reserves)} µs, empty {_middle(empties)} µs",
         )
     ]
 
 
-async def burst(bench: Bench) -> list[results.Line]:
+async def burst(bench: Bench, extent: Extent) -> list[results.Line]:
     """3,000 Reserves at once on one channel of grpc's own client."""
+    del extent
     made = bench.world
     async with grpc.aio.insecure_channel(made.server.address) as channel:
         stub = metering_pb2_grpc.MeteringStub(channel)
@@ -141,11 +181,16 @@ async def burst(bench: Bench) -> list[results.Line]:
         answers = await asyncio.gather(*calls, return_exceptions=True)
     failed = [answer for answer in answers if isinstance(answer, BaseException) or not answer.hold.hold_id]
     note = f"first: {failed[0]!r}" if failed else "one channel"
-    return [results.Line(name=f"failures of {BURST_CALLS:,} Reserves at once", measured=len(failed), unit="", at_most=0, note=note)]
+    return [
+        results.Line(
+            name=f"failures of {BURST_CALLS:,} Reserves at once", measured=len(failed), unit="", at_most=0, note=note
+        )
+    ]
 
 
-async def last_credit(bench: Bench) -> list[results.Line]:
+async def race(bench: Bench, extent: Extent) -> list[results.Line]:
     """100 tasks race for credits that cover 37 of them."""
+    del extent
     made = bench.world
     account_id = f"race-{time.time_ns()}"
     async with grpc.aio.insecure_channel(made.server.address) as channel:
@@ -182,38 +227,94 @@ async def last_credit(bench: Bench) -> list[results.Line]:
     ]
 
 
-async def lag(bench: Bench, *, per_s: float, seconds: float) -> list[results.Line]:
-    """Flush lag at a steady rate."""
-    begin_s = time.time()
-    tally = await bench.paced(per_s, seconds)
-    assert tally.failed == 0, tally.first_failure
-    lifecycles = tally.calls // 2
+async def with_workers(bench: Bench, extent: Extent) -> list[results.Line]:
+    """The same throughput of a server that also flushes what it serves, on its one core."""
+    await bench.lifecycles(IN_FLIGHT, 1.0)
+    empty_rates, unary_rates = list[float](), list[float]()
+    for _ in range(extent.rounds):
+        empty_rates.append((await bench.empty(IN_FLIGHT)).calls_per_s)
+        unary_rates.append((await bench.lifecycles(IN_FLIGHT)).calls_per_s)
+    note = f"{_middle(unary_rates)} calls/s; what was left to flush is flushed during the empty handler's turns"
+    return [
+        results.Line(
+            name="with workers in the server", measured=_ratio(unary_rates, empty_rates) * 100, unit="%", note=note
+        )
+    ]
+
+
+async def lag(bench: Bench, extent: Extent) -> list[results.Line]:
+    """Flush lag at a steady rate, after all that was before is flushed."""
     connection = await pool.connect(bench.world.postgres.dsn, application_name="meterd bench")
     try:
-        deadline_s = time.monotonic() + 30
-        while (row := await connection.fetchrow(_LAG, begin_s))["records"] < lifecycles:
-            assert time.monotonic() < deadline_s, f"{row['records']} of {lifecycles} were flushed"
-            await asyncio.sleep(0.1)
+        await _flushed(connection, 0.0, bench.world.commits)
+        begin_s = time.time()
+        tally = await bench.paced(LAG_PER_S, extent.lag_s)
+        lifecycles = tally.calls // 2
+        p50_s, p99_s = await _flushed(connection, begin_s, lifecycles)
     finally:
         await connection.close()
     rate = lifecycles / (tally.end_s - tally.begin_s)
-    note = f"p50 {float(row['p50']) * 1000:.0f} ms over {lifecycles:,} at {rate:,.0f} lifecycles/s"
-    return [results.Line(name="flush lag p99", measured=float(row["p99"]) * 1000, unit="ms", at_most=1_000, note=note)]
+    note = f"p50 {p50_s * 1000:.0f} ms over {lifecycles:,} at {rate:,.0f} lifecycles/s"
+    return [results.Line(name="flush lag p99", measured=p99_s * 1000, unit="ms", at_most=1_000, note=note)]
 
 
-async def memory(bench: Bench, *, lifecycles: int) -> list[results.Line]:
+async def _flushed(connection: asyncpg.Connection, since_s: float, lifecycles: int) -> tuple[float, float]:
+    """Waits until so many commits since then are in Postgres; their median and 99th percentile lag in seconds."""
+    deadline_s = time.monotonic() + FLUSHED_TIMEOUT_S
+    while True:
+        row = await connection.fetchrow(_LAG, since_s)
+        assert row is not None
+        if row["records"] >= lifecycles:
+            return float(row["p50"] or 0), float(row["p99"] or 0)
+        assert time.monotonic() < deadline_s, f"{row['records']} of {lifecycles} were flushed"
+        await asyncio.sleep(0.1)
+
+
+async def memory(bench: Bench, extent: Extent) -> list[results.Line]:
     """Resident memory of the server over many lifecycles: its size, and how much it grew over the second half."""
     process, done = bench.world.server_process, 0
-    sizes = list[float]()
-    while done < lifecycles:
-        run = load.Runner(bench._metering, 5.0)  # pyright: ignore[reportPrivateUsage]
-        tally = await run.lifecycles(bench.world.accounts, IN_FLIGHT)
-        assert tally.failed == 0, tally.first_failure
+    sizes_mb = list[float]()
+    while done < extent.memory_lifecycles:
+        tally = await bench.full(2.0)
         done += tally.calls // 2
-        sizes.append(process.memory_info().rss / 1e6)
-    middle = sizes[len(sizes) // 2]
-    note = f"after {done:,} lifecycles"
+        sizes_mb.append(process.memory_info().rss / 1e6)
+    middle_mb = sizes_mb[len(sizes_mb) // 2]
+    note = f"over {done:,} lifecycles; a million with --long"
     return [
-        results.Line(name="server RSS", measured=sizes[-1], unit="MB", at_most=200, note=note),
-        results.Line(name="RSS growth over the second half", measured=sizes[-1] - middle, unit="MB", at_most=10, note=note),
+        results.Line(name="server RSS", measured=sizes_mb[-1], unit="MB", at_most=200, note=note),
+        results.Line(
+            name="RSS growth over the second half", measured=sizes_mb[-1] - middle_mb, unit="MB", at_most=10, note=note
+        ),
     ]
+
+
+_Part = Callable[[Bench, Extent], Awaitable[list[results.Line]]]
+# Those of a server without workers, then those of one with them.
+PARTS: dict[str, _Part] = {"throughput": throughput, "single": single, "burst": burst, "race": race}
+WORKER_PARTS: dict[str, _Part] = {"workers": with_workers, "lag": lag, "memory": memory}
+
+
+def run(
+    directory: pathlib.Path, names: Sequence[str], extent: Extent, tell: Callable[[Sequence[results.Line]], None]
+) -> None:
+    """Runs the named parts in a world of its own and tells the lines of each."""
+    with world.opened(directory) as made:
+        for table, workers in ((PARTS, False), (WORKER_PARTS, True)):
+            chosen = [part for name, part in table.items() if name in names]
+            if not chosen:
+                continue
+            if workers:
+                made.serve(workers=True)
+            uvloop.run(_run(made, chosen, extent, tell))
+
+
+async def _run(
+    made: world.World, parts: Sequence[_Part], extent: Extent, tell: Callable[[Sequence[results.Line]], None]
+) -> None:
+    metering = await h2.connect("127.0.0.1", made.server.port, made.key)
+    yardstick = await h2.connect("127.0.0.1", made.empty.port, made.key)
+    bench = Bench(made, metering, yardstick)
+    for part in parts:
+        tell(await part(bench, extent))
+    metering.close()
+    yardstick.close()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import pytest
 
@@ -35,10 +35,15 @@ def shared() -> Iterator[installation.Installation]:
 
 
 @pytest.fixture
-def install() -> Iterator[Callable[..., AbstractContextManager[installation.Installation]]]:
-    """Makes an installation that the test may break."""
-    with _directory() as directory:
-        yield lambda **settings: installation.installed(pathlib.Path(directory), **settings)
+def install() -> Iterator[Callable[..., installation.Installation]]:
+    """Makes an installation that the test may break; keyword arguments are METERD_* variables."""
+    with contextlib.ExitStack() as stack:
+
+        def made(**settings: str) -> installation.Installation:
+            directory = pathlib.Path(stack.enter_context(_directory()))
+            return stack.enter_context(installation.installed(directory, **settings))
+
+        yield made
 
 
 @pytest.fixture(scope="session")

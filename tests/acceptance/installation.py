@@ -8,7 +8,7 @@ import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import asyncpg
@@ -96,7 +96,7 @@ class Installation:
         self.meterd("verify")
 
     @contextlib.contextmanager
-    def client(self, key: str | None = None) -> Iterator[Client]:
+    def client(self, key: str | None = None) -> Generator[Client]:
         """A client with `key`; the admin's if None, without one if empty."""
         with grpc.insecure_channel(self.server.address) as channel:
             yield Client(channel, self.admin_key if key is None else key)
@@ -104,7 +104,9 @@ class Installation:
     def is_serving(self) -> bool:
         with grpc.insecure_channel(self.server.address) as channel:
             try:
-                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+                answer = health_pb2_grpc.HealthStub(channel).Check(  # pyright: ignore[reportAttributeAccessIssue]
+                    health_pb2.HealthCheckRequest(), timeout=2
+                )
             except grpc.RpcError:
                 return False
             return answer.status == health_pb2.HealthCheckResponse.SERVING
@@ -134,9 +136,9 @@ class Installation:
                     holds += client.zcard(name)
             return keys, entries, holds
 
-    def options(self, *, run_id: str = "", **mix: Any) -> play.Options:
+    def options(self, *, run_id: str = "", address: str = "", **mix: Any) -> play.Options:
         """To play against this installation, with the cost checked and the ledger proven at the end."""
-        shares = {"accounts": 20, "abort_share": 0.0, "late_share": 0.0, "seed": 1} | mix
+        shares: dict[str, Any] = {"accounts": 20, "abort_share": 0.0, "late_share": 0.0, "seed": 1} | mix
         return play.Options(
             target=wire.Target(
                 address=self.server.address, key=self.meter_key, admin_key=self.admin_key, patience_s=60
@@ -158,7 +160,7 @@ class Installation:
 
 
 @contextlib.contextmanager
-def installed(directory: pathlib.Path, **settings: str) -> Iterator[Installation]:
+def installed(directory: pathlib.Path, **settings: str) -> Generator[Installation]:
     """A running installation in a directory of its own."""
     with processes.stores(directory) as (valkey, postgres):
         server = processes.Server(directory=directory, redis_url=valkey.url, dsn=postgres.dsn, settings=settings)

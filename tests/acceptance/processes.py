@@ -79,6 +79,8 @@ def meterd_environment(*, redis_url: str, dsn: str, listen: str = "") -> dict[st
         "METERD_REDIS_URL": redis_url,
         "METERD_POSTGRES_DSN": dsn,
         "PYTHONUNBUFFERED": "1",
+        # Many servers run at once here; none of them has the port of the probes to itself.
+        "METERD_HTTP_LISTEN": "",
     }
     if listen:
         environment["METERD_LISTEN"] = listen

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
 
-from meterd.replay import play
+from meterd.replay import play, report
 from tests.acceptance import installation, processes
 
 REQUESTS = 1_200
@@ -16,22 +15,20 @@ KILLS_AT = (200, 700)
 
 
 @pytest.mark.parametrize("name", ["server", "valkey", "postgres"])
-async def test_a_kill_in_mid_replay_does_no_harm(
-    install: Callable[..., AbstractContextManager[installation.Installation]], name: str
-) -> None:
-    with await asyncio.to_thread(install().__enter__) as made:
-        victim: processes.Process = getattr(made, name)
-        found = await _played_with_kills(made, victim)
-        assert found.problems == ()
-        assert found.verified
-        assert found.outcome.fates == {"committed": REQUESTS}
-        assert found.summary is not None
-        assert found.summary.kinds["COMMIT"] == REQUESTS
-        assert found.summary.cost_usd == found.expected_usd
-        made.verify()
+async def test_a_kill_in_mid_replay_does_no_harm(install: Callable[..., installation.Installation], name: str) -> None:
+    made = install()
+    victim: processes.Process = getattr(made, name)
+    found = await _played_with_kills(made, victim)
+    assert found.problems == ()
+    assert found.verified
+    assert found.outcome.fates == {"committed": REQUESTS}
+    assert found.summary is not None
+    assert found.summary.kinds["COMMIT"] == REQUESTS
+    assert found.summary.cost_usd == found.expected_usd
+    made.verify()
 
 
-async def _played_with_kills(made: installation.Installation, victim: processes.Process) -> play.Report:
+async def _played_with_kills(made: installation.Installation, victim: processes.Process) -> report.Report:
     loop = asyncio.get_running_loop()
     kills = list[asyncio.Future[None]]()
     done = 0

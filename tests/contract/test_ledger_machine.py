@@ -23,12 +23,15 @@ ADDRESS = ids.account_address("t", "acct")
 # A small pool, so that ids meet again.
 IDS = [ids.uuid7(ledgers.START_MS) for _ in range(6)]
 AMOUNTS = st.one_of(
+    st.integers(0, 60),
     st.integers(0, 400),
     st.sampled_from([0, 1, 2**31, 2**53 - 2, 2**53 - 1]),
     st.integers(0, money.AMOUNT_MAX_MICROS),
 )
 SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large]
-WALLETS = st.sampled_from(["default", "other"])
+# None is the hold that was reserved last: most of what a machine does should meet a hold.
+HOLDS = st.one_of(st.none(), st.none(), st.sampled_from(IDS))
+WALLETS = st.sampled_from(["default", "default", "other"])
 DIGESTS = st.sampled_from([b"digest_1", b"digest_2"])
 MILLIS = st.sampled_from([1, 999, 1_000, 5_000, 60_000])
 
@@ -62,6 +65,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.exact = memory.MemoryLedger(ledgers.START_MS)
         self.real = self.wait(ledgers.on_redis(self.redis_url))
         self.change_no = 0
+        self.last_hold = IDS[0]
+        self.last: tuple[str, tuple[Any, ...]] = ("expire_grants", (ADDRESS,))
 
     def wait(self, call: Awaitable[T]) -> T:
         return self.loop.run_until_complete(call)  # pyright: ignore[reportArgumentType]
@@ -71,6 +76,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.loop.close()
 
     def both(self, verb: str, *args: Any) -> None:
+        self.last = verb, args
         outcomes: list[Any] = []
         for book in (self.exact, self.real.book):
             try:
@@ -88,6 +94,7 @@ class LedgerMachine(RuleBasedStateMachine):
         state = ledgers.account_state(overage=overage, overdraft_limit_micros=overdraft, strict_expiry=strict)
         self.both("load", state)
         self.grant(500, "default", 1, 0, 0, 0)
+        self.hold(IDS[0], 100)
 
     @rule(
         amount=st.one_of(st.integers(1, 600), st.integers(1, money.AMOUNT_MAX_MICROS)),
@@ -172,24 +179,35 @@ class LedgerMachine(RuleBasedStateMachine):
             expiry=expiry,
             replay_only=replay_only,
         )
+        self.last_hold = hold
         self.both("reserve", command)
 
-    @rule(hold=st.sampled_from(IDS), amount=st.one_of(st.none(), AMOUNTS), digest=DIGESTS)
-    def commit(self, hold: uuid.UUID, amount: int | None, digest: bytes) -> None:
-        self.both("commit", ledgers.commit(hold, amount, digest=digest))
+    @rule(hold=st.sampled_from(IDS), amount=st.integers(1, 60))
+    def hold(self, hold: uuid.UUID, amount: int) -> None:
+        """An ordinary one: of those that are drawn at random most are denied."""
+        self.last_hold = hold
+        self.both("reserve", ledgers.reserve(hold, amount, ttl_ms=60_000))
 
-    @rule(hold=st.sampled_from(IDS))
-    def release(self, hold: uuid.UUID) -> None:
-        self.both("release", ledgers.release(hold))
+    @rule(hold=HOLDS, amount=st.one_of(st.none(), AMOUNTS), digest=DIGESTS)
+    def commit(self, hold: uuid.UUID | None, amount: int | None, digest: bytes) -> None:
+        self.both("commit", ledgers.commit(hold or self.last_hold, amount, digest=digest))
 
-    @rule(hold=st.sampled_from(IDS), ttl=MILLIS, amount=AMOUNTS)
-    def extend(self, hold: uuid.UUID, ttl: int, amount: int) -> None:
-        command = ledger.Extend(tenant_id="t", address=ADDRESS, hold=hold, ttl_ms=ttl, amount_micros=amount)
+    @rule(hold=HOLDS)
+    def release(self, hold: uuid.UUID | None) -> None:
+        self.both("release", ledgers.release(hold or self.last_hold))
+
+    @rule(hold=HOLDS, ttl=MILLIS, amount=AMOUNTS)
+    def extend(self, hold: uuid.UUID | None, ttl: int, amount: int) -> None:
+        command = ledger.Extend(
+            tenant_id="t", address=ADDRESS, hold=hold or self.last_hold, ttl_ms=ttl, amount_micros=amount
+        )
         self.both("extend", command)
 
-    @rule(hold=st.sampled_from(IDS), used=AMOUNTS)
-    def report(self, hold: uuid.UUID, used: int) -> None:
-        command = ledger.Report(tenant_id="t", address=ADDRESS, hold=hold, used_micros=used, detail=b'{"us":2}')
+    @rule(hold=HOLDS, used=AMOUNTS)
+    def report(self, hold: uuid.UUID | None, used: int) -> None:
+        command = ledger.Report(
+            tenant_id="t", address=ADDRESS, hold=hold or self.last_hold, used_micros=used, detail=b'{"us":2}'
+        )
         self.both("report", command)
 
     @rule(
@@ -202,9 +220,14 @@ class LedgerMachine(RuleBasedStateMachine):
     def charge(self, key: uuid.UUID, amount: int, wallet: str, digest: bytes, overage: ledger.Overage) -> None:
         self.both("charge", ledgers.charge(key, amount, wallet=wallet, digest=digest, overage=overage))
 
-    @rule(hold=st.sampled_from(IDS))
-    def expire(self, hold: uuid.UUID) -> None:
-        self.both("expire", ADDRESS, hold)
+    @rule(hold=HOLDS)
+    def expire(self, hold: uuid.UUID | None) -> None:
+        self.both("expire", ADDRESS, hold or self.last_hold)
+
+    @rule()
+    def repeat(self) -> None:
+        """What a caller does who has lost the answer; by chance alone the same command hardly comes twice."""
+        self.both(self.last[0], *self.last[1])
 
     @rule()
     def expire_grants(self) -> None:

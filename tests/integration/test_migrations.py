@@ -50,10 +50,10 @@ SELECT format('function %s(%s) %s %s %s %s', proname, pg_get_function_arguments(
 FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 UNION ALL
 SELECT format('grant %s %s %s %s', table_name, grantee, privilege_type, is_grantable) FROM information_schema.table_privileges
-WHERE table_schema = 'public' AND grantee LIKE 'meterd%' AND table_name !~ '^ledger_[0-9]'
+WHERE table_schema = 'public' AND grantee ~ '^meterd_' AND table_name !~ '^ledger_[0-9]'
 UNION ALL
 SELECT format('grant %s.%s %s %s', table_name, column_name, grantee, privilege_type) FROM information_schema.column_privileges
-WHERE table_schema = 'public' AND grantee LIKE 'meterd%' AND table_name !~ '^ledger_[0-9]'
+WHERE table_schema = 'public' AND grantee ~ '^meterd_' AND table_name !~ '^ledger_[0-9]'
 ORDER BY 1
 """
 

@@ -7,14 +7,12 @@ import functools
 import pathlib
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from meterd.cli import console
-
-if TYPE_CHECKING:
-    from meterd.cli import remote
+from meterd.cli import console, remote
+from meterd_client.v1 import accounts_pb2, types_pb2
 
 # The server's own limit of one page.
 PAGE_SIZE_MAX = 1_000
@@ -47,8 +45,6 @@ def _remote(command: Callable[..., None]) -> Callable[..., None]:
     @console.guarded
     @functools.wraps(command)
     def run(*, server: str, key: str, ca_path: pathlib.Path | None, **options: Any) -> None:
-        from meterd.cli import remote
-
         with remote.accounts(server, key, ca_path) as service:
             command(service, **options)
 
@@ -86,9 +82,6 @@ def create(
 
     Exit status: 0, or 1 if it exists with other settings, 3 if the server is away.
     """
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     answer: accounts_pb2.CreateAccountResponse = service.call(
         "CreateAccount",
         accounts_pb2.CreateAccountRequest(
@@ -109,9 +102,6 @@ def create(
 @_remote
 def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
     """Show settings and balance of ACCOUNT_ID."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2, types_pb2
-
     answer: accounts_pb2.GetAccountResponse = service.call(
         "GetAccount", accounts_pb2.GetAccountRequest(account_id=account_id)
     )
@@ -146,9 +136,6 @@ def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
 @_remote
 def list_holds(service: remote.Accounts, account_id: str, limit: int, as_json: bool) -> None:
     """List the open holds of ACCOUNT_ID, soonest to expire first."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     holds = _pages(service, "ListHolds", accounts_pb2.ListHoldsRequest(account_id=account_id), "holds", limit)
     if as_json:
         console.print_json([remote.document(hold) for hold in holds])
@@ -175,9 +162,6 @@ def list_holds(service: remote.Accounts, account_id: str, limit: int, as_json: b
 @_remote
 def list_transactions(service: remote.Accounts, account_id: str, limit: int, as_json: bool) -> None:
     """List the ledger records of ACCOUNT_ID, newest first. Amounts are credits added (+) or taken (−)."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     request = accounts_pb2.ListTransactionsRequest(account_id=account_id)
     records = _pages(service, "ListTransactions", request, "transactions", limit)
     if as_json:
@@ -209,9 +193,6 @@ def list_transactions(service: remote.Accounts, account_id: str, limit: int, as_
 @_remote
 def explain(service: remote.Accounts, account_id: str, charge_id: str, as_json: bool) -> None:
     """Say, step by step, how the charge ID of ACCOUNT_ID came about. ID is a hold's, a charge's or a settlement's."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     answer: accounts_pb2.ExplainSettlementResponse = service.call(
         "ExplainSettlement", accounts_pb2.ExplainSettlementRequest(account_id=account_id, id=charge_id)
     )
@@ -229,9 +210,6 @@ def explain(service: remote.Accounts, account_id: str, charge_id: str, as_json: 
 @_remote
 def revoke_grant(service: remote.Accounts, grant_id: str, reason: str, idempotency_key: str, as_json: bool) -> None:
     """Take back what is left of GRANT_ID; open holds on it are honoured. Needs a key of role admin."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     # The grant can be revoked once only, so that its own id is a good key.
     request = accounts_pb2.RevokeGrantRequest(
         idempotency_key=idempotency_key or f"revoke-{grant_id}", grant_id=grant_id, reason=reason
@@ -279,9 +257,6 @@ def grant(
 
     Exit status: 0, or 1 if it was refused, 2 for a bad option, 3 if the server is away: repeat it with the same key.
     """
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     request = accounts_pb2.GrantRequest(
         idempotency_key=idempotency_key or f"cli-{uuid.uuid4()}",
         account_id=account_id,
@@ -326,9 +301,6 @@ def _granted(service: remote.Accounts, request: Any) -> Any:
 @_remote
 def balance(service: remote.Accounts, account_id: str, as_json: bool) -> None:
     """Show what ACCOUNT_ID has, by wallet and grant."""
-    from meterd.cli import remote
-    from meterd_client.v1 import accounts_pb2
-
     answer: accounts_pb2.GetBalanceResponse = service.call(
         "GetBalance", accounts_pb2.GetBalanceRequest(account_id=account_id)
     )
@@ -339,9 +311,6 @@ def balance(service: remote.Accounts, account_id: str, as_json: bool) -> None:
 
 
 def _show_balance(answer: Any) -> None:
-    from meterd.cli import remote
-    from meterd_client.v1 import types_pb2
-
     console.print_table(
         ("wallet", "available", "held", "debt"),
         [

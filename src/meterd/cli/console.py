@@ -1,7 +1,4 @@
-"""What the commands share: options, amounts and times as people write them, tables and JSON, and exit codes.
-
-`meterd --help` has to come at once, so commands import what is heavy (asyncpg, gRPC, rich: some 400 ms) when they run.
-"""
+"""What the commands share: options, amounts and times as people write them, tables and JSON, and exit codes."""
 
 from __future__ import annotations
 
@@ -16,6 +13,9 @@ from decimal import Decimal
 from typing import Any, ParamSpec, TypeVar
 
 import click
+import rich.console
+import rich.table
+import rich.text
 
 from meterd import settings
 from meterd.core import errors, money
@@ -90,13 +90,13 @@ def failure_of(exc: Exception) -> Failure | None:
 
 
 def _foreign_failure(exc: Exception, text: str) -> Failure | None:
-    """By the module that raised it, since only a command that has imported it can have met its errors."""
+    """Only a command that has imported asyncpg or gRPC can have met their errors; importing either takes longer than most commands."""
     asyncpg = sys.modules.get("asyncpg")
     if asyncpg is not None and isinstance(exc, asyncpg.PostgresError):
         state = str(getattr(exc, "sqlstate", None) or "")
         kind = Unavailable if state.startswith(_UNAVAILABLE_SQLSTATES) else Failure
         return kind(f"Postgres: {text}")
-    if asyncpg is not None and isinstance(exc, asyncpg.InterfaceError):
+    if asyncpg is not None and isinstance(exc, asyncpg.InterfaceError | asyncpg.InternalClientError):
         # A DSN that cannot be read is a ValueError too.
         kind = Misuse if isinstance(exc, ValueError) else Unavailable
         return kind(f"Postgres: {text}")
@@ -195,10 +195,6 @@ def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", right: Sequence[str] = ()
 ) -> None:
     """`right` names the columns of numbers. Ids are never shortened: they are there to be copied."""
-    import rich.console
-    import rich.table
-    import rich.text
-
     table = rich.table.Table(title=title or None, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")

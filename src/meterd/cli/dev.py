@@ -184,7 +184,7 @@ def _play(read: settings.Settings, address: str, keys: _Keys, count: int) -> Non
         "METERD_POSTGRES_DSN": read.postgres_dsn,
         "METERD_REDIS_URL": read.redis_url,
     }
-    command = [sys.executable, "-m", "meterd.cli", "replay", "--generate", str(count), "--server", address]
+    command = [sys.executable, "-m", "meterd.cli", "replay", "--generate", str(count), "--server", address, "--in-flight", "8"]
     subprocess.run(command, env=environment, check=False)
 
 

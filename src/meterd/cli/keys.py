@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from meterd.cli import console
-
-if TYPE_CHECKING:
-    from meterd.postgres import keys as stored
+from meterd.postgres import keys as stored
+from meterd.postgres import pool
 
 T = TypeVar("T")
 
@@ -29,7 +28,7 @@ def keys() -> None:
 
 @keys.command("create", short_help="Create a key and print it, once.")
 @_tenant_option
-@click.option("--role", required=True, type=click.Choice(["meter", "read", "admin"]), help="What it may call.")
+@click.option("--role", required=True, type=click.Choice(stored.ROLES), help="What it may call.")
 @click.option("--name", default="", help="What it is for. Two keys of a tenant, role and name may live at once.")
 @click.option(
     "--ttl",
@@ -106,9 +105,6 @@ def revoke(key_id: str, tenant: str, postgres: str, as_json: bool) -> None:
 
 
 async def _with(postgres: str, act: Callable[[stored.Keys], Awaitable[T]]) -> T:
-    from meterd.postgres import keys as stored
-    from meterd.postgres import pool
-
     connections = await pool.create(postgres, size_max=1, application_name="meterd keys")
     try:
         return await act(stored.Keys(connections))

@@ -9,6 +9,7 @@ from decimal import Decimal, InvalidOperation
 import click
 
 from meterd.cli import console
+from meterd.postgres import migrate as migrations
 
 # As many as a Redis cluster has slots; the schema says the same.
 PARTITIONS_MAX = 16_384
@@ -44,8 +45,6 @@ def migrate(postgres: str, check: bool, partitions: int | None, credit_value: De
 
     Exit status: 0, or 1 if it failed or --check found something pending, 3 if Postgres is away.
     """
-    from meterd.postgres import migrate as migrations
-
     try:
         if check:
             versions = asyncio.run(migrations.pending(postgres))

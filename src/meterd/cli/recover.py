@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import rich.console
+import rich.progress
 
-from meterd.cli import console
-
-if TYPE_CHECKING:
-    from meterd.meter import recovery
+from meterd.cli import console, stores
+from meterd.meter import recovery
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +42,6 @@ def recover(force: bool, check: bool, warm: bool, postgres: str, redis_url: str,
 
     Exit status: 0, or 1 if it was refused or --check found something to recover, 3 if a store is away.
     """
-    import rich.console
-    import rich.progress
-
     if check and (force or warm):
         raise click.UsageError("--check changes nothing: leave out --force and --warm")
     shown = rich.progress.Progress(
@@ -77,9 +74,6 @@ def recover(force: bool, check: bool, warm: bool, postgres: str, redis_url: str,
 async def _recover(
     postgres: str, redis_url: str, *, force: bool, check: bool, warm: bool, on_progress: Callable[[str], None]
 ) -> _Outcome:
-    from meterd.cli import stores
-    from meterd.meter import recovery
-
     async with stores.opened(postgres, redis_url, "meterd recover") as found:
         before = await recovery.diagnose(found.connection, found.run)
         if check:
@@ -97,7 +91,7 @@ async def _recover(
 
 
 def _ill(diagnoses: Sequence[recovery.Diagnosis]) -> list[recovery.Diagnosis]:
-    return [one for one in diagnoses if one.state in ("empty", "disagrees")]
+    return [one for one in diagnoses if one.state in (recovery.State.EMPTY, recovery.State.DISAGREES)]
 
 
 def _document(outcome: _Outcome) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A running server, called with one key. Imported when such a command runs: it brings gRPC."""
+"""A running server, called with one key."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ class Accounts:
 
     def call(self, verb: str, request: message.Message, *, wait: bool = False) -> Any:
         """The answer of a method by its name in the proto. `wait`: for a server that is just starting, as long as a call may take."""
-        return getattr(self._stub, verb)(
-            request, metadata=self._metadata, timeout=CALL_TIMEOUT_S, wait_for_ready=wait
-        )
+        return getattr(self._stub, verb)(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S, wait_for_ready=wait)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import rich.console
 import rich.progress
 import uvloop
 
+from meterd.cli import console
 from meterd.core import money
 from meterd.replay import plan, play, player, report, trace, wire
 
@@ -56,7 +57,7 @@ IN_FLIGHT_DEFAULT = 64
     "--seed", type=int, default=SEED_DEFAULT, show_default=True, help="Decides accounts, aborts and late ones."
 )
 @click.option(
-    "--server", envvar="METERD_SERVER", default="127.0.0.1:7070", show_default=True, help="Address of the server."
+    "--server", envvar="METERD_SERVER", default=console.SERVER_DEFAULT, show_default=True, help="Address of the server."
 )
 @click.option("--key", envvar="METERD_KEY", required=True, help="API key of role meter or admin. [env: METERD_KEY]")
 @click.option(
@@ -159,9 +160,9 @@ def _play(requests: Sequence[trace.Request], options: play.Options, *, show_prog
         rich.progress.MofNCompleteColumn(),
         rich.progress.TimeRemainingColumn(),
     )
-    console = rich.console.Console(stderr=True)
+    terminal = rich.console.Console(stderr=True)
     try:
-        with rich.progress.Progress(*columns, console=console, transient=True, disable=not show_progress) as progress:
+        with rich.progress.Progress(*columns, console=terminal, transient=True, disable=not show_progress) as progress:
             task = progress.add_task("replay", total=len(requests))
             return uvloop.run(play.play(requests, options, on_step=lambda count: progress.advance(task, count)))
     except grpc.aio.AioRpcError as exc:

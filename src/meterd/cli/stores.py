@@ -1,4 +1,4 @@
-"""Both stores, opened for one command. Imported when such a command runs: it brings asyncpg and redis."""
+"""Both stores, opened for one command."""
 
 from __future__ import annotations
 

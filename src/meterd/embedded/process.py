@@ -33,6 +33,8 @@ LOG_TAIL_CHARS = 3_000
 # Below the ports that kernels give to outgoing connections (Linux from 32768, macOS from 49152): otherwise a client that calls a
 # stopped store again and again can be given the store's own port, connect to itself and keep the store from coming back.
 _PORTS = range(15_000, 32_000)
+# Linux lists processes here; elsewhere ps is asked.
+_PROC = pathlib.Path("/proc/self")
 _LAUNCH = pathlib.Path(__file__).with_name("launch.py")
 
 
@@ -195,9 +197,9 @@ class Process(abc.ABC):
         if not child.ended.is_set():
             # Stopped first, so that it cannot make children that we have not seen.
             child.popen.send_signal(signal.SIGSTOP)
-            children = _children(child.popen.pid)
+            descendants = children(child.popen.pid)
             child.popen.kill()
-            for pid in children:
+            for pid in descendants:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         child.ended.wait()
@@ -249,7 +251,7 @@ class Process(abc.ABC):
         told: set[int] = set()
         while not _try_lock(lock_fd):
             pid, owner_pid = _holder(lock_fd)
-            is_orphan = owner_pid == 0 or not _exists(owner_pid)
+            is_orphan = owner_pid == 0 or not is_alive(owner_pid)
             waited_s = time.monotonic() - begun_s
             if waited_s > (ORPHAN_TIMEOUT_S if is_orphan else in_use_timeout_s):
                 raise EmbeddedError(f"{self.directory} is in use: process {owner_pid} runs {self.name} there as {pid}")
@@ -275,30 +277,34 @@ def _holder(lock_fd: int) -> tuple[int, int]:
     return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, 0)
 
 
-def _exists(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process and it has not ended; one that ended stays listed until its parent has asked about it."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        return _state_and_parent(pid)[0] != "Z" if _PROC.exists() else True
     except PermissionError:
         return True
-    return True
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
-def _children(parent_pid: int) -> list[int]:
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """A process's state letter and its parent, by Linux."""
+    # The name in parentheses may hold anything; after it come the state and the parent.
+    fields = (_PROC.parent / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[1])
+
+
+def children(parent_pid: int) -> list[int]:
     """The processes that `parent_pid` has started and that still run."""
-    proc = pathlib.Path("/proc")
-    if not (proc / "self/stat").exists():
+    if not _PROC.exists():
         listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
         pairs = [line.split() for line in listing.splitlines()]
         return [int(pid) for pid, parent in pairs if int(parent) == parent_pid]
     found: list[int] = []
-    for entry in proc.iterdir():
-        if not entry.name.isdecimal():
-            continue
+    for entry in _PROC.parent.iterdir():
+        # Others end while we look.
         with contextlib.suppress(OSError):
-            # The name in parentheses may hold anything; after it come the state and the parent.
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[1]) == parent_pid:
+            if entry.name.isdecimal() and _state_and_parent(int(entry.name))[1] == parent_pid:
                 found.append(int(entry.name))
     return found

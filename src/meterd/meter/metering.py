@@ -215,6 +215,9 @@ class Metering:
         match view:
             case ledger.Held():
                 return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.reported_micros)
+            case ledger.Settled(kind=ledger.Kind.CHARGE):
+                # A charge shares the holds' keys; what has its id is no hold all the same.
+                raise errors.NotFoundError("hold_id: no such hold")
             case ledger.Settled(kind=ledger.Kind.EXPIRE):
                 return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.charged_micros)
             case ledger.Settled():
@@ -226,7 +229,7 @@ class Metering:
         """The durable end of a hold that Redis does not know; NotFoundError if there is none."""
         if self._clock_ms() - ids.uuid7_ms(hold_id.uuid) > self._young_ms:
             found = await self._durable.settled(tenant_id, hold_id.address, hold_id.uuid)
-            if found is not None:
+            if found is not None and found.kind != ledger.Kind.CHARGE:
                 return found
         raise errors.NotFoundError("hold_id: no such hold")
 

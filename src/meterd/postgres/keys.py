@@ -68,7 +68,16 @@ def _mapped() -> Generator[None]:
         yield
     except asyncpg.UndefinedTableError as exc:
         raise errors.FailedPreconditionError("the database has no tables: run `meterd migrate`") from exc
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as exc:
+    except asyncpg.ClientConfigurationError as exc:
+        raise errors.ConfigError(f"Postgres: {exc}") from exc
+    # InternalClientError is what asyncpg makes of an idle connection that Postgres has ended a moment ago.
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,
+        asyncpg.PostgresError,
+    ) as exc:
         raise errors.UnavailableError(f"Postgres: {exc or type(exc).__name__}") from exc
 
 
@@ -128,6 +137,8 @@ class Keys:
 
     async def list(self, tenant_id: str | None = None) -> Sequence[KeyRow]:
         """All keys, or those of one tenant, revoked and expired ones too, oldest first within a tenant."""
+        if tenant_id is not None:
+            ids.checked_id(tenant_id, "tenant_id")
         with _mapped():
             if tenant_id is None:
                 rows = await self._pool.fetch(_SQL["keys"])

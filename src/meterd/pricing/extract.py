@@ -70,6 +70,7 @@ class _Read:
 
     provider: str
     flavor: _Flavor
+    body: Mapping[str, Any]
     counts: dict[str, int]
     paths: int
 
@@ -81,11 +82,8 @@ def extract(json: bytes, *, provider: str = "", model: str = "", api_flavor: str
     APIs; empty takes the one that fits best. InvalidArgumentError names provider_response and what is wrong.
     """
     body = _parsed(json)
-    candidates = _candidates(provider, model or _text(_find(("model",), body)), api_flavor)
-    read = _best(candidates, body)
-    if read is None:
-        # Only the usage part was sent.
-        read = _best(candidates, {"usage": body, "usageMetadata": body, "response": {"usage": body}})
+    groups = _candidates(provider, model or _text(_find(("model",), body)), api_flavor)
+    read = next((read for bodies in _bodies(body) for flavors in groups if (read := _best(flavors, bodies))), None)
     if read is None:
         raise errors.InvalidArgumentError(FIELD, "has no usage where the provider's responses have it")
     counts = read.counts
@@ -98,7 +96,7 @@ def extract(json: bytes, *, provider: str = "", model: str = "", api_flavor: str
         raise errors.InvalidArgumentError(FIELD, str(exc).removeprefix(f"{FIELD}.")) from exc
     return Extracted(
         usage=checked,
-        model=_text(_find(read.flavor.model, body)),
+        model=_text(_find(read.flavor.model, read.body)),
         service_tier=_tier(body),
         provider=read.provider,
         api_flavor=read.flavor.name,
@@ -118,8 +116,15 @@ def _parsed(json: bytes) -> dict[str, Any]:
     return body
 
 
-def _candidates(provider: str, model: str, api_flavor: str) -> Sequence[tuple[str, _Flavor]]:
-    """The flavors to try."""
+def _bodies(body: dict[str, Any]) -> Sequence[Sequence[Mapping[str, Any]]]:
+    """What the body may be, likeliest first: a response or a stream's event with one in it, or else the usage part alone."""
+    inner = body.get("response")
+    whole = (body, inner) if isinstance(inner, dict) else (body,)
+    return whole, ({"usage": body, "usageMetadata": body, "response": {"usage": body}},)
+
+
+def _candidates(provider: str, model: str, api_flavor: str) -> Sequence[Sequence[tuple[str, _Flavor]]]:
+    """The flavors to try, in groups: a later group only where none before explains the body."""
     known = _known()
     owner = catalogue.find_provider(known.providers, provider) if provider else None
     if owner is None and model and not provider:
@@ -127,28 +132,32 @@ def _candidates(provider: str, model: str, api_flavor: str) -> Sequence[tuple[st
     flavors = known.flavors.get(owner.id, ()) if owner is not None else ()
     if not api_flavor:
         own = [(owner.id, flavor) for flavor in flavors] if owner is not None else []
+        common = [(name, flavor) for name in _COMMON for flavor in known.flavors[name]]
         # A provider that was only guessed from the model may be wrong: a gateway answers in its own shape.
-        return own if own and provider else own + [(name, flavor) for name in _COMMON for flavor in known.flavors[name]]
+        return (own, common) if provider else (own + common,)
     chosen = [(owner.id, flavor) for flavor in flavors if flavor.name == api_flavor] if owner is not None else []
     if not chosen and not flavors:
         chosen = [(name, flavor) for name in _COMMON for flavor in known.flavors[name] if flavor.name == api_flavor]
     if not chosen:
         names = ", ".join(flavor.name for flavor in flavors)
-        raise errors.InvalidArgumentError("provider_response.api_flavor", f"unknown; known are {names or 'chat, responses, default'}")
-    return chosen
+        raise errors.InvalidArgumentError(
+            "provider_response.api_flavor", f"unknown; known are {names or 'chat, responses, default'}"
+        )
+    return (chosen,)
 
 
-def _best(candidates: Sequence[tuple[str, _Flavor]], body: Mapping[str, Any]) -> _Read | None:
-    """The flavor that finds a place for most of the body; among equals the first, so that a provider's own come first."""
+def _best(flavors: Sequence[tuple[str, _Flavor]], bodies: Sequence[Mapping[str, Any]]) -> _Read | None:
+    """The flavor that finds a place for most of a body; among equals the first, so that a provider's own come first."""
     best: _Read | None = None
-    for provider, flavor in candidates:
-        read = _read(provider, flavor, body)
-        if read is None:
-            continue
-        if best is not None and read.provider != best.provider and provider in _COMMON and best.provider not in _COMMON:
-            continue
-        if best is None or read.paths > best.paths:
-            best = read
+    for body in bodies:
+        for provider, flavor in flavors:
+            read = _read(provider, flavor, body)
+            if read is None:
+                continue
+            if best is not None and provider != best.provider and provider in _COMMON and best.provider not in _COMMON:
+                continue
+            if best is None or read.paths > best.paths:
+                best = read
     return best
 
 
@@ -169,7 +178,12 @@ def _read(provider: str, flavor: _Flavor, body: Mapping[str, Any]) -> _Read | No
         counts[mapping.field] = counts.get(mapping.field, 0) + _count(value, flavor.root + mapping.path)
     if "input_tokens" not in counts and "output_tokens" not in counts:
         return None
-    return _Read(provider=provider, flavor=flavor, counts=counts, paths=len(paths))
+    # Flavors of embeddings have no output, but a chat's response that does not say its output must not pass for one of these.
+    if "output_tokens" not in counts and (
+        "choices" in body or root.get("total_tokens", counts["input_tokens"]) != counts["input_tokens"]
+    ):
+        return None
+    return _Read(provider=provider, flavor=flavor, body=body, counts=counts, paths=len(paths))
 
 
 def _count(value: object, path: tuple[Step, ...]) -> int:

@@ -22,6 +22,8 @@ _STATES = {
     "R": ledger.State.RELEASED,
     "E": ledger.State.EXPIRED,
 }
+# What the scripts have in the place of a hold's state for a charge, which is no hold.
+_CHARGE = 6
 
 
 class RedisLedger:
@@ -345,6 +347,8 @@ class RedisLedger:
                 raise errors.NotFoundError("hold_id: no such hold")
             case b"NOWALLET":
                 raise errors.NotFoundError("wallet: no such wallet")
+            case b"STATE" if reply[1] == _CHARGE:
+                raise errors.NotFoundError("hold_id: no such hold")
             case b"STATE":
                 state = ledger.State(reply[1]).name.lower()
                 raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")

@@ -214,7 +214,7 @@ class Runner:
 
 def _fault(message: str) -> errors.MeterdError:
     if message.startswith("NOSCRIPT"):
-        return NoScriptError("redis: scripts are not loaded")
+        return NoScriptError("Redis was restarted or emptied, and is being checked; retry with the same id")
     if message.startswith("OOM"):
         return errors.OverloadedError("redis: out of memory")
     return RedisRefusedError(f"redis: {message}")

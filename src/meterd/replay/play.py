@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
+
+import asyncpg
 
 from meterd.meter import verification
 from meterd.postgres import catalog, pool
@@ -14,6 +19,7 @@ from meterd.redis import runner
 from meterd.replay import durable, plan, player, report, trace, wire
 
 CONNECT_TIMEOUT_S = 10.0
+RETRY_S = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +95,7 @@ def _answered(outcome: player.Outcome, expected_usd: Decimal | None, options: Op
         problems.append(
             f"genai-prices does not know the model {options.settings.model!r}: nothing to check the cost against"
         )
-    elif outcome.cost_usd != expected_usd:
+    elif outcome.cost_usd != expected_usd and not outcome.costs_untold:
         problems.append(f"the answers cost {outcome.cost_usd} USD, genai-prices asks for {expected_usd} USD")
     return problems
 
@@ -97,7 +103,7 @@ def _answered(outcome: player.Outcome, expected_usd: Decimal | None, options: Op
 async def _durable(
     outcome: player.Outcome, expected_usd: Decimal | None, options: Options
 ) -> tuple[durable.Summary | None, list[str]]:
-    connection = await pool.connect(options.postgres_dsn, application_name="meterd replay")
+    connection = await _connected(options, "meterd replay")
     try:
         tenant_id = await durable.tenant_of(connection, options.target.key)
         summary = await durable.read(connection, tenant_id, options.settings.run_id, outcome.held, outcome.wall_s)
@@ -107,7 +113,7 @@ async def _durable(
         await connection.close()
     problems = list[str]()
     for name, answered, stored in (
-        ("cost in USD", outcome.cost_usd, summary.cost_usd),
+        ("cost in USD", summary.cost_usd if outcome.costs_untold else outcome.cost_usd, summary.cost_usd),
         ("charge in micro-credits", outcome.charged_micros, summary.charged_micros),
         ("uncollected micro-credits", outcome.uncollected_micros, summary.uncollected_micros),
     ):
@@ -119,9 +125,21 @@ async def _durable(
     return summary, problems
 
 
+async def _connected(options: Options, application_name: str) -> Any:
+    """A connection to Postgres, which may be restarting as the calls' other side was; tried as long as a call is."""
+    deadline_s = time.monotonic() + options.target.patience_s
+    while True:
+        try:
+            return await pool.connect(options.postgres_dsn, application_name=application_name)
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+            if time.monotonic() > deadline_s:
+                raise
+            await asyncio.sleep(RETRY_S)
+
+
 async def _verify(options: Options) -> list[str]:
     """What `meterd verify` finds, as sentences; empty is the proof."""
-    connection = await pool.connect(options.postgres_dsn, application_name="meterd verify")
+    connection = await _connected(options, "meterd verify")
     run = runner.Runner(options.redis_url)
     await run.start()
     try:

@@ -57,7 +57,9 @@ class Outcome:
     held: int = 0
     charged_micros: int = 0
     uncollected_micros: int = 0
+    # As far as the answers tell: a Commit whose first answer was lost is told its charge again, but not its cost.
     cost_usd: Decimal = Decimal(0)
+    costs_untold: int = 0
     # Steps whose usage was committed and answered.
     committed: list[plan.Step] = dataclasses.field(default_factory=list[plan.Step])
 
@@ -194,3 +196,5 @@ class Player:
         outcome.uncollected_micros += settlement.uncollected_micros
         if settlement.cost_usd:
             outcome.cost_usd += Decimal(settlement.cost_usd)
+        elif replayed and settlement.charged_micros:
+            outcome.costs_untold += 1

@@ -84,6 +84,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "charged_micros": outcome.charged_micros,
         "uncollected_micros": outcome.uncollected_micros,
         "cost_usd": usd_text(outcome.cost_usd),
+        "costs_untold": outcome.costs_untold,
         "cost_usd_expected": None if report.expected_usd is None else usd_text(report.expected_usd),
         "postgres": None
         if summary is None
@@ -133,7 +134,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("denials", _counts(outcome.denials)),
         ("retries", _counts(report.tally.retries)),
         ("faults", _counts(outcome.faults)),
-        ("cost", f"{usd_text(outcome.cost_usd)} USD"),
+        ("cost", f"{usd_text(outcome.cost_usd)} USD" + (f" and {outcome.costs_untold} not told again" if outcome.costs_untold else "")),
         ("credits charged", credits_text(outcome.charged_micros)),
         ("credits uncollected", credits_text(outcome.uncollected_micros)),
     ]

@@ -31,8 +31,10 @@ SERVICES = ("", methods.METERING, methods.ACCOUNTS)
 class App:
     """One process of `meterd serve` or `meterd worker`. `run` returns when it has stopped."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, keys_refresh_interval_s: float = auth.REFRESH_INTERVAL_S) -> None:
+        """`keys_refresh_interval_s`: a revocation acts after this time."""
         self._settings = settings
+        self._keys_refresh_interval_s = keys_refresh_interval_s
         self._stop = asyncio.Event()
         self._unready = "starting: waiting for Postgres"
         self._health = health.aio.HealthServicer()
@@ -154,7 +156,11 @@ class App:
 
     def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> stream.Streams:
         table = self._methods(made)
-        authenticator = auth.Authenticator(keys.Keys(made.connections).find, clock_ms=engine.now_ms)
+        authenticator = auth.Authenticator(
+            keys.Keys(made.connections).find,
+            clock_ms=engine.now_ms,
+            refresh_interval_s=self._keys_refresh_interval_s,
+        )
         made.watch("keys", authenticator.run, self._stop)
         gate = handler.Gate(self._settings.in_flight_max)
         counts = {path: made.metrics.calls(path[1:]) for path in table}

@@ -56,8 +56,8 @@ def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method
         f"/{ACCOUNTS}/ListTransactions": book.list_transactions,
         f"/{ACCOUNTS}/ExplainSettlement": book.explain_settlement,
     }
-    declared = _declared()
-    if missing := declared.keys() ^ calls.keys():
+    wanted = declared()
+    if missing := wanted.keys() ^ calls.keys():
         raise LookupError(f"methods that the protos and the server do not both have: {', '.join(sorted(missing))}")
     return {
         path: Method(
@@ -67,11 +67,11 @@ def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method
             roles=auth.roles_of(path),
             may_deny="denial" in method.output_type.fields_by_name,
         )
-        for path, (module, method) in declared.items()
+        for path, (module, method) in wanted.items()
     }
 
 
-def _declared() -> dict[str, tuple[Any, Any]]:
+def declared() -> dict[str, tuple[Any, Any]]:
     """Module and descriptor of each unary method that the protos declare."""
     found: dict[str, tuple[Any, Any]] = {}
     for module in (metering_pb2, accounts_pb2):

@@ -1,8 +1,8 @@
 """The bidirectional Stream: the unary methods' requests, pipelined in frames that a client fills as it likes.
 
 Calls of a stream run at once and are answered in the order in which they end. A frame of answers carries whatever has ended while the frame
-before was written, so that a busy stream pays gRPC's cost per frame and not per call. Too much in work stops the reading, and HTTP/2's
-flow control stops the client.
+before was written, so that a busy stream pays gRPC's cost per frame and not per call. Too many calls without a written answer stop the
+reading, and HTTP/2's flow control stops the client: one that does not read its answers costs no more memory than that.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from meterd.core import errors
 from meterd.server import auth, handler, methods, metrics
 from meterd_client.v1 import metering_pb2
 
-# Calls of one stream in work; beyond it no frame is read. Far above what one Redis trip's natural batch needs.
-IN_WORK_MAX = 1_024
+# Calls of one stream whose answers are not written; beyond it no frame is read. Far above what one Redis trip's natural batch needs.
+UNANSWERED_MAX = 1_024
 # A larger frame is a client's mistake: its first answers would wait for its last request to be parsed.
 FRAME_CALLS_MAX = 1_024
-# Answers in one frame; each is some 200 bytes, and a message holds 4 MB.
+# Answers in one frame; each is some 200 bytes.
 FRAME_REPLIES_MAX = 512
+# Clients refuse messages above 4 MB, and an answer that names 256 grants has 12 KB.
+FRAME_BYTES_MAX = 2 * 1024 * 1024
 
 
 class Streams:
@@ -73,9 +75,14 @@ class _Stream:
         self._is_read = False
 
     async def run(self) -> None:
+        """Until the client ends it. Raises what else ends it, once all that was read is answered."""
         writer = asyncio.create_task(self._write())
+        fault: errors.MeterdError | None = None
         try:
-            await self._read()
+            try:
+                await self._read()
+            except errors.MeterdError as exc:
+                fault = exc
             self._is_read = True
             self._ready.set()
             await writer
@@ -84,8 +91,10 @@ class _Stream:
             # The stream is gone; what has been sent to Redis takes effect.
             for task in self._tasks:
                 task.cancel()
-        if self._streams.draining.is_set():
-            raise errors.UnavailableError("the server is stopping; open the stream anew")
+        if fault is None and self._streams.draining.is_set():
+            fault = errors.UnavailableError("the server is stopping; open the stream anew")
+        if fault is not None:
+            raise fault
 
     async def _read(self) -> None:
         """Starts each call that arrives, until the client ends or the server drains."""
@@ -115,45 +124,57 @@ class _Stream:
             raise errors.InvalidArgumentError("calls", f"more than {FRAME_CALLS_MAX} in one frame")
         # A key that was revoked since ends its streams too.
         self._principal = await handler.admitted(self._streams.authenticator, self._rpc, self._streams.roles)
+        gate = self._streams.gate
         for call in frame.calls:
-            self._streams.gate.count += 1
+            # Asked here and not in the task: a frame is refused from where it is too much, not as a whole.
+            if gate.count >= gate.count_max:
+                self._refuse(call, gate.overloaded())
+                continue
+            gate.count += 1
             task = asyncio.create_task(self._answer(call))
             self._tasks.add(task)
             task.add_done_callback(self._ended)
-        while len(self._tasks) > IN_WORK_MAX:
+        while self._unanswered > UNANSWERED_MAX:
             self._room.clear()
             await self._room.wait()
+
+    @property
+    def _unanswered(self) -> int:
+        return len(self._tasks) + len(self._replies)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._streams.gate.count -= 1
         self._tasks.discard(task)
         self._ready.set()
-        if len(self._tasks) <= IN_WORK_MAX:
-            self._room.set()
 
     async def _answer(self, call: metering_pb2.StreamCall) -> None:
         begin_s = time.perf_counter()
-        reply = metering_pb2.StreamReply(call_id=call.call_id)
         name = call.WhichOneof("request")
         if name is None:
-            self._fail(reply, errors.InvalidArgumentError("request", "must be given"))
+            self._refuse(call, errors.InvalidArgumentError("request", "must be given"))
             return
+        reply = metering_pb2.StreamReply(call_id=call.call_id)
         method, counts = self._streams.methods[name]
         try:
-            if self._streams.gate.count > self._streams.gate.count_max:
-                raise self._streams.gate.overloaded()
             answer = await method.call(self._principal.tenant_id, getattr(call, name))
             getattr(reply, name).CopyFrom(answer)
             counts.observe(method.outcome(answer), time.perf_counter() - begin_s)
             self._replies.append(reply)
         except Exception as exc:
-            code = self._fail(reply, exc)
+            code = self._fail(call, exc)
             counts.observe(code.name, time.perf_counter() - begin_s)
 
-    def _fail(self, reply: metering_pb2.StreamReply, fault: Exception) -> grpc.StatusCode:
+    def _refuse(self, call: metering_pb2.StreamCall, fault: errors.MeterdError) -> None:
+        """Answers a call that was not begun."""
+        code = self._fail(call, fault)
+        self._ready.set()
+        if name := call.WhichOneof("request"):
+            self._streams.methods[name][1].observe(code.name, 0.0)
+
+    def _fail(self, call: metering_pb2.StreamCall, fault: Exception) -> grpc.StatusCode:
         code, message = handler.status(fault)
-        reply.error.code, reply.error.message = code.value[0], message
-        self._replies.append(reply)
+        error = metering_pb2.StreamError(code=code.value[0], message=message)
+        self._replies.append(metering_pb2.StreamReply(call_id=call.call_id, error=error))
         return code
 
     async def _write(self) -> None:
@@ -166,4 +187,15 @@ class _Stream:
                 await self._ready.wait()
                 continue
             frame, self._replies = self._replies[:FRAME_REPLIES_MAX], self._replies[FRAME_REPLIES_MAX:]
-            await self._rpc.write(metering_pb2.StreamResponse(replies=frame).SerializeToString())
+            await self._send(frame)
+            if self._unanswered <= UNANSWERED_MAX:
+                self._room.set()
+
+    async def _send(self, replies: list[metering_pb2.StreamReply]) -> None:
+        data = metering_pb2.StreamResponse(replies=replies).SerializeToString()
+        if len(data) > FRAME_BYTES_MAX and len(replies) > 1:
+            half = len(replies) // 2
+            await self._send(replies[:half])
+            await self._send(replies[half:])
+            return
+        await self._rpc.write(data)
