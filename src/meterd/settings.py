@@ -74,9 +74,16 @@ _MINIMA = {
 _CHOICES = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("text", "json")}
 
 
+# A password in a URL's user part (up to the last @, since it may itself have one), and as a parameter of a URL or a libpq string.
+_URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
+_PARAMETER_PASSWORD = re.compile(r"\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE)
+
+
 def masked(value: Any) -> Any:
-    """A value with the password of a URL hidden."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", value) if isinstance(value, str) else value
+    """A value with the password of a URL or DSN hidden."""
+    if not isinstance(value, str):
+        return value
+    return _PARAMETER_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", value))
 
 
 def read(environment: Mapping[str, str], **overrides: Any) -> Settings:
@@ -97,6 +104,8 @@ def read(environment: Mapping[str, str], **overrides: Any) -> Settings:
             raise errors.ConfigError(f"{PREFIX}{name.upper()}: must be one of {', '.join(choices)}")
     if bool(values.get("tls_cert_file")) != bool(values.get("tls_key_file")):
         raise errors.ConfigError("METERD_TLS_CERT_FILE and METERD_TLS_KEY_FILE must be given together")
+    if values.get("tls_client_ca_file") and not values.get("tls_cert_file"):
+        raise errors.ConfigError("METERD_TLS_CLIENT_CA_FILE: clients cannot be checked without METERD_TLS_CERT_FILE")
     return Settings(**values)
 
 
@@ -110,7 +119,9 @@ def _check_names(environment: Mapping[str, str], known: Mapping[str, Any]) -> No
         if not name.startswith(PREFIX) or name.startswith("METERD_TEST_"):
             continue
         bare = name.removeprefix(PREFIX)
-        if bare not in _FOREIGN and bare.lower() not in known and bare.removesuffix("_FILE").lower() not in known:
+        # A variable in lower case is not read either.
+        names = (bare, bare.removesuffix("_FILE")) if bare == bare.upper() else ()
+        if bare not in _FOREIGN and not any(found.lower() in known for found in names):
             raise errors.ConfigError(f"{name}: no such setting")
 
 

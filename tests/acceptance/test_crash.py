@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,8 @@ async def test_a_kill_in_mid_replay_does_no_harm(install: Callable[..., installa
 
 async def _played_with_kills(made: installation.Installation, victim: processes.Process) -> report.Report:
     loop = asyncio.get_running_loop()
+    # One thread: the second kill waits until the victim is up again.
+    killer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
     kills = list[asyncio.Future[None]]()
     done = 0
 
@@ -41,7 +44,7 @@ async def _played_with_kills(made: installation.Installation, victim: processes.
         nonlocal done
         done += count
         if done in KILLS_AT:
-            kills.append(loop.run_in_executor(None, again))
+            kills.append(loop.run_in_executor(killer, again))
 
     found = await play.play(made.generated(REQUESTS), made.options(), on_step=on_step)
     assert len(kills) == len(KILLS_AT)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import grpc
+
 from meterd.replay import play
-from meterd_client.v1 import accounts_pb2
+from meterd_client.v1 import metering_pb2, types_pb2
 from tests.acceptance import installation, processes
 
 Install = Callable[..., installation.Installation]
@@ -44,12 +46,12 @@ async def test_an_emptied_redis_is_fenced_until_recover_rebuilds_it(install: Ins
     assert first.problems == ()
     await asyncio.to_thread(_empty, made)
     assert not made.is_serving()
+    told = "Redis has no sentinel: it is empty, or was flushed"
+    processes.wait_until(lambda: told in made.server.log_tail(), "a message that says what disagrees")
     with made.client() as client:
-        code, message = await asyncio.to_thread(
-            client.refused, "GetBalance", accounts_pb2.GetBalanceRequest(account_id="anyone")
-        )
-    assert code.name == "UNAVAILABLE"
-        assert "fenced" in message or "emptied" in message
+        code, message = client.refused("Estimate", _estimate())
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert "fenced" in message
     told = await asyncio.to_thread(made.meterd, "recover")
     assert "64" in told
     await asyncio.to_thread(processes.wait_until, made.is_serving, "health SERVING after recover")
@@ -65,6 +67,10 @@ def _empty(made: installation.Installation) -> None:
     made.valkey.start()
     # It is noticed on the new connection, before any call is decided.
     processes.wait_until(lambda: not made.is_serving(), "health NOT_SERVING")
+
+
+def _estimate() -> metering_pb2.EstimateRequest:
+    return metering_pb2.EstimateRequest(account_id="anyone", credits=types_pb2.CreditsCharge(amount_micros=1))
 
 
 async def test_three_servers_share_the_accounts_and_the_work(install: Install) -> None:

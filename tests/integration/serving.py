@@ -259,6 +259,21 @@ class Contents:
             self._next_xid, self._rows = next_xid, await self._digests()
         return {name.decode(): pair for name, *pair in zip(names, values[::2], values[1::2], strict=True)} | self._rows
 
+    async def forget(self, pattern: str) -> None:
+        """Deletes keys, as nothing in production does."""
+        names = await self._client.keys(pattern)
+        assert names
+        await self._client.delete(*names)
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncGenerator[None]:
+        """Redis takes commands meanwhile, and answers them after it."""
+        await self._client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
+        try:
+            yield
+        finally:
+            await self._client.execute_command("CLIENT", "UNPAUSE")
+
     async def _digests(self) -> Snapshot:
         tables = await self._connection.fetch(
             "SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "

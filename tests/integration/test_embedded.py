@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -193,6 +194,22 @@ def test_both_end_when_their_owner_is_killed_and_a_new_owner_finds_the_data(
     process.wait_until(lambda: not any(process.is_alive(pid) for pid in told["pids"]), "their end", timeout_s=5)
     with _client(redis_store) as client:
         assert (client.get("answer"), _read(postgres_store.dsn)) == (b"42", 42)
+
+
+def test_two_threads_that_restart_a_store_take_turns(
+    directory: pathlib.Path, started: Callable[..., valkey.Valkey]
+) -> None:
+    store = started(valkey.Valkey(directory))
+
+    def again() -> None:
+        store.kill()
+        store.start()
+
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as executor:
+        for restarted in [executor.submit(again) for _ in range(8)]:
+            restarted.result()
+    with _client(store) as client:
+        assert client.ping()
 
 
 def test_ctrl_c_reaches_only_the_owner(directory: pathlib.Path, started: Callable[..., valkey.Valkey]) -> None:

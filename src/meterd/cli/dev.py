@@ -40,7 +40,9 @@ class _Keys:
 
 
 @click.command("dev", short_help="Run everything on this machine, with a demo tenant.")
-@click.option("--play", type=click.IntRange(0), default=0, metavar="N", help="Play N generated requests once it serves.")
+@click.option(
+    "--play", type=click.IntRange(0), default=0, metavar="N", help="Play N generated requests once it serves."
+)
 @click.option(
     "--directory",
     type=click.Path(path_type=pathlib.Path, file_okay=False),
@@ -49,7 +51,9 @@ class _Keys:
     help="Where data, keys and logs are kept.",
 )
 @click.option("--listen", default=console.SERVER_DEFAULT, show_default=True, help="Where gRPC listens.")
-@click.option("--http-listen", default=settings.Settings().http_listen, show_default=True, help="Where /metrics and probes are.")
+@click.option(
+    "--http-listen", default=settings.Settings().http_listen, show_default=True, help="Where /metrics and probes are."
+)
 @console.guarded
 def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str) -> None:
     """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start; to begin anew,
@@ -184,7 +188,18 @@ def _play(read: settings.Settings, address: str, keys: _Keys, count: int) -> Non
         "METERD_POSTGRES_DSN": read.postgres_dsn,
         "METERD_REDIS_URL": read.redis_url,
     }
-    command = [sys.executable, "-m", "meterd.cli", "replay", "--generate", str(count), "--server", address, "--in-flight", "8"]
+    command = [
+        sys.executable,
+        "-m",
+        "meterd.cli",
+        "replay",
+        "--generate",
+        str(count),
+        "--server",
+        address,
+        "--in-flight",
+        "8",
+    ]
     subprocess.run(command, env=environment, check=False)
 
 

@@ -12,7 +12,9 @@ from meterd.cli import console
 
 @click.command("health", short_help="Ask a running server whether it serves.")
 @click.option("--server", envvar="METERD_SERVER", help="Its address; METERD_LISTEN if not given. [env: METERD_SERVER]")
-@click.option("--ca", "ca_path", type=click.Path(exists=True, path_type=pathlib.Path), help="CA certificate; plaintext without.")
+@click.option(
+    "--ca", "ca_path", type=click.Path(exists=True, path_type=pathlib.Path), help="CA certificate; plaintext without."
+)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=2.0, show_default=True, metavar="SECONDS")
 @console.guarded
 def health(server: str | None, ca_path: pathlib.Path | None, timeout_s: float) -> None:

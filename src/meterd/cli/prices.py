@@ -52,7 +52,9 @@ def prices() -> None:
 @click.argument("model")
 @click.option("--provider", default="", help="Its provider; found from the model's name if not given.")
 @click.option("--tier", default="", help="Service tier, such as batch, flex or priority.")
-@click.option("--at", default="", metavar="TIME", help="Date or time (2026-01-31, 2026-01-31T12:00:00Z); now if not given.")
+@click.option(
+    "--at", default="", metavar="TIME", help="Date or time (2026-01-31, 2026-01-31T12:00:00Z); now if not given."
+)
 @_prices_option
 @_postgres_option
 @_json_option

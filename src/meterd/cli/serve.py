@@ -13,9 +13,17 @@ from meterd.cli import console
 
 @click.command("serve", short_help="Serve gRPC, and run the workers.")
 @click.option("--listen", metavar="HOST:PORT", help="Where gRPC listens. [env: METERD_LISTEN; default 127.0.0.1:8260]")
-@click.option("--http-listen", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are. [env: METERD_HTTP_LISTEN]")
-@click.option("--workers/--no-workers", default=None, help="Whether flusher, sweeper and projector run here. [env: METERD_WORKERS]")
-@click.option("--migrate/--no-migrate", default=None, help="Whether pending migrations are applied first. [env: METERD_MIGRATE]")
+@click.option(
+    "--http-listen", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are. [env: METERD_HTTP_LISTEN]"
+)
+@click.option(
+    "--workers/--no-workers",
+    default=None,
+    help="Whether flusher, sweeper and projector run here. [env: METERD_WORKERS]",
+)
+@click.option(
+    "--migrate/--no-migrate", default=None, help="Whether pending migrations are applied first. [env: METERD_MIGRATE]"
+)
 @click.option("--allow-unsafe", is_flag=True, default=None, help="Start on stores whose settings may lose money. [env: METERD_ALLOW_UNSAFE]")  # fmt: skip  # noqa: E501
 @console.guarded
 def serve(
@@ -38,7 +46,9 @@ def serve(
 
 
 @click.command("worker", short_help="Run the workers apart from the server.")
-@click.option("--http-listen", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are. [env: METERD_HTTP_LISTEN]")
+@click.option(
+    "--http-listen", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are. [env: METERD_HTTP_LISTEN]"
+)
 @console.guarded
 def worker(http_listen: str | None) -> None:
     """Run flusher, sweeper and projector until SIGTERM. Any number may run, beside servers with or without workers."""

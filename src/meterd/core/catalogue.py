@@ -79,7 +79,11 @@ def matches(clause: Clause, text: str) -> bool:
     """Whether `text` satisfies the clause; only a regex minds upper and lower case."""
     operator, value = clause
     if isinstance(value, tuple):
-        return any(matches(inner, text) for inner in value) if operator == "or" else all(matches(inner, text) for inner in value)
+        return (
+            any(matches(inner, text) for inner in value)
+            if operator == "or"
+            else all(matches(inner, text) for inner in value)
+        )
     if operator == "regex":
         return re.search(value, text) is not None
     lowered, sought = text.lower(), value.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import os
 import re
@@ -17,7 +18,12 @@ ID_BYTES_MAX = 128
 ID_AHEAD_MAX_MS = 5 * 60 * 1000
 ADDRESS_CHARS = 22
 
-_ADDRESS = re.compile(r"[A-Za-z0-9_-]{22}\Z")
+# Accounts in use at one time mostly; some 5 MB when full.
+ADDRESSES_CACHED_MAX = 16_384
+
+_UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_UUID7_TEXT = re.compile(rf"{_UUID7}\Z")
+_HOLD_ID = re.compile(rf"({_UUID7})\.([A-Za-z0-9_-]{{22}})\Z")
 _WALLET = re.compile(r"[a-z0-9_-]{1,64}\Z")
 
 
@@ -54,6 +60,7 @@ def checked_wallet(value: str, field: str = "wallet") -> str:
     return value
 
 
+@functools.lru_cache(maxsize=ADDRESSES_CACHED_MAX)
 def account_address(tenant_id: str, account_id: str) -> str:
     """22 characters that name an account in Redis keys: BLAKE2b-128 of tenant and account, base64url.
 
@@ -64,6 +71,7 @@ def account_address(tenant_id: str, account_id: str) -> str:
     return base64.urlsafe_b64encode(digest)[:ADDRESS_CHARS].decode()
 
 
+@functools.lru_cache(maxsize=ADDRESSES_CACHED_MAX)
 def partition_of(address: str, partitions: int) -> int:
     """The partition of an account: the first 32 bits of its address modulo the installation's number of partitions."""
     return int.from_bytes(base64.urlsafe_b64decode(address[:6] + "==")[:4], "big") % partitions
@@ -87,15 +95,17 @@ def checked_uuid7(value: str, field: str, now_ms: int) -> uuid.UUID:
 
     An id more than 5 minutes in the future is refused: its age decides which store answers for it.
     """
-    try:
-        parsed = uuid.UUID(value)
-    except ValueError as exc:
-        raise errors.InvalidArgumentError(field, "must be a UUIDv7") from exc
-    if str(parsed) != value or parsed.version != 7:
+    if not _UUID7_TEXT.match(value):
         raise errors.InvalidArgumentError(field, "must be a UUIDv7 in canonical lower-case form")
+    parsed = _parsed(value)
     if uuid7_ms(parsed) > now_ms + ID_AHEAD_MAX_MS:
         raise errors.InvalidArgumentError(field, "its time is more than 5 minutes ahead of the server's clock")
     return parsed
+
+
+def _parsed(text: str) -> uuid.UUID:
+    # A third of the time of uuid.UUID(text), which accepts other forms and takes two calls more.
+    return uuid.UUID(int=int(text.replace("-", ""), 16))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,13 +121,7 @@ class HoldId:
 
 def parse_hold_id(value: str, field: str = "hold_id") -> HoldId:
     """The parts of an id that Reserve answered."""
-    head, dot, address = value.partition(".")
-    if not dot or not _ADDRESS.match(address):
+    found = _HOLD_ID.match(value)
+    if found is None:
         raise errors.InvalidArgumentError(field, "must be the hold_id that Reserve answered")
-    try:
-        parsed = uuid.UUID(head)
-    except ValueError as exc:
-        raise errors.InvalidArgumentError(field, "must be the hold_id that Reserve answered") from exc
-    if str(parsed) != head or parsed.version != 7:
-        raise errors.InvalidArgumentError(field, "must be the hold_id that Reserve answered")
-    return HoldId(uuid=parsed, address=address)
+    return HoldId(uuid=_parsed(found[1]), address=found[2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from decimal import Decimal
 
@@ -75,17 +76,26 @@ def decimal_string(value: int, decimals: int) -> str:
 
 def ratio_string(numerator: int, denominator: int) -> str:
     """Exact numerator ÷ denominator as a decimal string, or as "n/d" where it has no end. Both ≥ 0, denominator > 0."""
-    common = math.gcd(numerator, denominator)
-    numerator, denominator = numerator // common, denominator // common
+    decimals = _decimals_of(denominator)
+    if decimals is None:
+        common = math.gcd(numerator, denominator)
+        numerator, denominator = numerator // common, denominator // common
+        decimals = _decimals_of(denominator)
+    if decimals is None:
+        return f"{numerator}/{denominator}"
+    return decimal_string(numerator * 10**decimals // denominator, decimals)
+
+
+# Denominators are those of a price book's items: few, and the same for every call.
+@functools.lru_cache(maxsize=1024)
+def _decimals_of(denominator: int) -> int | None:
+    """How many decimals are enough for any whole number ÷ denominator; None if some have no end."""
     twos = (denominator & -denominator).bit_length() - 1
     fives, rest = 0, denominator >> twos
     while rest % 5 == 0:
         rest //= 5
         fives += 1
-    if rest != 1:
-        return f"{numerator}/{denominator}"
-    decimals = max(twos, fives)
-    return decimal_string(numerator * 10**decimals // denominator, decimals)
+    return max(twos, fives) if rest == 1 else None
 
 
 def checked_micros(value: int, field: str) -> int:
@@ -97,7 +107,8 @@ def checked_micros(value: int, field: str) -> int:
 
 def usd_from_femtos(femtos: int) -> Decimal:
     """Exact USD of a whole number of femto-dollars."""
-    return Decimal(femtos).scaleb(-15)
+    # Arithmetic on a Decimal would round it to the context's 28 digits; making one does not.
+    return Decimal(usd_string(femtos))
 
 
 def usd_string(femtos: int) -> str:

@@ -34,6 +34,10 @@ _TIERS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+# Unlike costs, prices are the same for many calls.
+_price_string = functools.lru_cache(maxsize=4096)(money.usd_string)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Feature:
     """A fixed price per action, in a time."""
@@ -175,7 +179,7 @@ class Quote:
     @property
     def credit_value_usd(self) -> str:
         """USD per credit, as a decimal string."""
-        return money.usd_string(self.basis.credit_value_femtos)
+        return _price_string(self.basis.credit_value_femtos)
 
     def exact_string(self) -> str:
         """The amount before rounding, in micro-credits as a decimal string ("n/d" where that has no end)."""
@@ -281,12 +285,12 @@ def explain(quote: Quote) -> Sequence[Line]:
         return ()
     return [
         Line(
-            usage_class=part.name,
-            quantity=str(part.quantity),
-            unit_price=money.usd_string(part.unit_femtos),
-            cost_femtos=part.quantity * part.unit_femtos,
+            usage_class=name,
+            quantity=str(quantity),
+            unit_price=_price_string(unit_femtos),
+            cost_femtos=quantity * unit_femtos,
         )
-        for part in ratecards.parts(quote.card, quote.counts)
+        for name, quantity, unit_femtos in ratecards.parts(quote.card, quote.counts)
     ]
 
 
@@ -323,7 +327,9 @@ def card_at(found: Resolved, service_tier: str, at_ms: int) -> ratecards.RateCar
     if index < 0 and found.first_holds:
         index = 0
     if index < 0 or not found.entries[index].prices:
-        raise errors.NotFoundError(f"model: {found.basis.item.removeprefix('model:')} has no price in force at that time")
+        raise errors.NotFoundError(
+            f"model: {found.basis.item.removeprefix('model:')} has no price in force at that time"
+        )
     entry = found.entries[index]
     variants = catalogue.with_context(entry, _context(service_tier), at_ms) if service_tier else ()
     card = found.cards.get((index, variants))
@@ -337,7 +343,9 @@ def card_at(found: Resolved, service_tier: str, at_ms: int) -> ratecards.RateCar
 def _context(service_tier: str) -> Mapping[str, str]:
     """The context that a tier's name stands for; "key=value,key=value" is a context itself."""
     if len(service_tier) > SERVICE_TIER_CHARS_MAX or not _TIER.match(service_tier):
-        raise errors.InvalidArgumentError("service_tier", f"must be at most {SERVICE_TIER_CHARS_MAX} letters, digits and _ . / : , = -")
+        raise errors.InvalidArgumentError(
+            "service_tier", f"must be at most {SERVICE_TIER_CHARS_MAX} letters, digits and _ . / : , = -"
+        )
     if "=" in service_tier:
         pairs = (part.partition("=") for part in service_tier.split(","))
         return {key.strip(): value.strip() for key, _, value in pairs}

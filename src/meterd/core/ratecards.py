@@ -25,9 +25,7 @@ class UnitClass:
 
 
 def _unit(field: str, name: str, price_key: str, per: int, **dimensions: str) -> UnitClass:
-    return UnitClass(
-        field=field, name=name, price_key=price_key, per=per, dimensions=frozenset(dimensions.items())
-    )
+    return UnitClass(field=field, name=name, price_key=price_key, per=per, dimensions=frozenset(dimensions.items()))
 
 
 _M, _K = 1_000_000, 1_000
@@ -99,13 +97,8 @@ class RateCard:
     leaves: tuple[tuple[UnitClass, Form], ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """A class's share of a cost: quantity × unit price."""
-
-    name: str
-    quantity: int
-    unit_femtos: int
+# A class's share of a cost: its name on a bill, the quantity, and femtos per unit.
+Part = tuple[str, int, int]
 
 
 def compiled(prices: Prices) -> RateCard:
@@ -152,15 +145,17 @@ def parts(card: RateCard, counts: usage.Usage) -> list[Part]:
     for unit, form in card.leaves:
         quantity = _value(form, counts)
         if quantity:
-            found.append(Part(name=unit.name, quantity=quantity, unit_femtos=band.prices[unit.field]))
+            found.append((unit.name, quantity, band.prices[unit.field]))
     if band.request_femtos:
-        name = BY_FIELD[_REQUESTS].name
-        found.append(Part(name=name, quantity=counts.requests or 1, unit_femtos=band.request_femtos))
+        found.append((BY_FIELD[_REQUESTS].name, counts.requests or 1, band.request_femtos))
     return found
 
 
 def _value(form: Form, counts: usage.Usage) -> int:
-    return sum(getattr(counts, field) * factor for field, factor in form)
+    value = 0
+    for field, factor in form:
+        value += getattr(counts, field) * factor
+    return value
 
 
 def _check_nesting(prices: Prices) -> None:
@@ -177,7 +172,9 @@ def _check_nesting(prices: Prices) -> None:
                 continue
             both = _BY_DIMENSIONS.get(union)
             if both is None:
-                raise ValueError(f"{first.price_key} and {second.price_key} cannot both be priced: what is in both is not counted")
+                raise ValueError(
+                    f"{first.price_key} and {second.price_key} cannot both be priced: what is in both is not counted"
+                )
             if both.field not in prices:
                 raise ValueError(f"{first.price_key} and {second.price_key} need {both.price_key}, which is in both")
 

@@ -80,6 +80,8 @@ _SUMS = (
     ("output_tokens", ("reasoning_tokens", "citation_tokens")),
     ("output_tokens", ("output_audio_tokens", "output_image_tokens", "output_video_tokens")),
 )
+# The sums, by place, that a class is a part of.
+_SUMS_WITH = {name: tuple(place for place, (_, parts) in enumerate(_SUMS) if name in parts) for name in FIELDS}
 
 
 def checked(counts: Mapping[str, int], field: str = "usage") -> Usage:
@@ -99,8 +101,13 @@ def checked(counts: Mapping[str, int], field: str = "usage") -> Usage:
 
 
 def _check_sums(counts: Mapping[str, int], field: str) -> None:
-    for total, parts in _SUMS:
-        part_sum = sum(counts.get(part, 0) for part in parts)
+    sums: dict[int, int] = {}
+    for name, count in counts.items():
+        for place in _SUMS_WITH[name]:
+            sums[place] = sums.get(place, 0) + count
+    for place in sorted(sums):
+        total, parts = _SUMS[place]
+        part_sum = sums[place]
         if part_sum > counts.get(total, 0):
             named = " + ".join(part for part in parts if part in counts)
             first = next(part for part in parts if counts.get(part))

@@ -140,10 +140,11 @@ class Postgres(process.Process):
 
     def start(self) -> None:
         """Makes the cluster and the database "meterd" the first time; otherwise as any process."""
-        super().start()
-        server_dsn = with_database(self.dsn, "postgres")
-        if not evaluate(server_dsn, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
-            create_database(server_dsn, DATABASE)
+        with self._turn:
+            super().start()
+            server_dsn = with_database(self.dsn, "postgres")
+            if not evaluate(server_dsn, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", DATABASE):
+                create_database(server_dsn, DATABASE)
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """A new database, empty or a copy of `template` (to which nobody may be connected); its DSN."""

@@ -94,7 +94,7 @@ class _Child:
 
 
 class Process(abc.ABC):
-    """A program that runs over a directory. Keeps its port from one start to the next; not for use by two threads at once."""
+    """A program that runs over a directory. Keeps its port from one start to the next. Threads take turns in starting and ending it."""
 
     # What asks it to end in good order, and what it gets when its parent dies.
     stop_signal = signal.SIGTERM
@@ -108,6 +108,7 @@ class Process(abc.ABC):
         self.port = port or free_port()
         self.cores = cores
         self._child: _Child | None = None
+        self._turn = threading.RLock()
         self._log_start_bytes = 0
 
     @abc.abstractmethod
@@ -155,18 +156,19 @@ class Process(abc.ABC):
 
     def start(self) -> None:
         """Returns when it is ready. A repeat changes nothing. EmbeddedError if it ends instead, or the directory is in use."""
-        if self.is_running:
-            return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self._locked() as lock_fd:
-            self.prepare()
-            self._child = self._spawn(lock_fd)
-        try:
-            self._wait_ready(self._child)
-        except BaseException:
-            # Ctrl-C included: a half-started store is of no use to anyone.
-            self.kill()
-            raise
+        with self._turn:
+            if self.is_running:
+                return
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with self._locked() as lock_fd:
+                self.prepare()
+                self._child = self._spawn(lock_fd)
+            try:
+                self._wait_ready(self._child)
+            except BaseException:
+                # Ctrl-C included: a half-started store is of no use to anyone.
+                self.kill()
+                raise
 
     def _wait_ready(self, child: _Child) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
@@ -178,33 +180,37 @@ class Process(abc.ABC):
 
     def stop(self) -> int:
         """Asks it to end and waits until it has; the exit status. A repeat does nothing. EmbeddedError if it had to be killed."""
-        if self._child is None:
-            return 0
-        child = self._child
-        child.popen.send_signal(self.stop_signal)
-        if not child.ended.wait(STOP_TIMEOUT_S):
-            tail = self.log_tail()
-            self.kill()
-            raise EmbeddedError(f"{self.name} did not stop in {STOP_TIMEOUT_S:.0f} s and was killed:\n{tail}")
-        self._child = None
-        return child.popen.returncode
+        with self._turn:
+            if self._child is None:
+                return 0
+            child = self._child
+            child.popen.send_signal(self.stop_signal)
+            if not child.ended.wait(STOP_TIMEOUT_S):
+                tail = self.log_tail()
+                self.kill()
+                raise EmbeddedError(f"{self.name} did not stop in {STOP_TIMEOUT_S:.0f} s and was killed:\n{tail}")
+            self._child = None
+            return child.popen.returncode
 
     def kill(self) -> None:
         """SIGKILL to it and to its children; returns when all are gone. A repeat does nothing."""
-        if self._child is None:
-            return
-        child = self._child
-        if not child.ended.is_set():
-            # Stopped first, so that it cannot make children that we have not seen.
-            child.popen.send_signal(signal.SIGSTOP)
-            descendants = children(child.popen.pid)
-            child.popen.kill()
-            for pid in descendants:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        child.ended.wait()
-        with self._locked(in_use_timeout_s=ORPHAN_TIMEOUT_S):
-            self._child = None
+        with self._turn:
+            if self._child is None:
+                return
+            child = self._child
+            if not child.ended.is_set():
+                # Stopped first, so that it cannot make children that we have not seen.
+                child.popen.send_signal(signal.SIGSTOP)
+                try:
+                    descendants = children(child.popen.pid)
+                finally:
+                    child.popen.kill()
+                for pid in descendants:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            child.ended.wait()
+            with self._locked(in_use_timeout_s=ORPHAN_TIMEOUT_S):
+                self._child = None
 
     def _spawn(self, lock_fd: int) -> _Child:
         user = self.user()

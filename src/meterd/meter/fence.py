@@ -80,7 +80,7 @@ class Fence:
         self._positions = positions
         self._claim_incarnation = claim_incarnation
         self.reasons: dict[int, str] = dict.fromkeys(range(book_ledger.partitions), "not checked yet")
-        self._connections = 0
+        self._restarts = 0
         self._wake = asyncio.Event()
 
     @property
@@ -96,12 +96,20 @@ class Fence:
         self._ledger.sentinels[partition] = None
         self._wake.set()
 
+    def raise_all(self) -> None:
+        """Fences every partition: Redis was restarted, and may have lost what it had last.
+
+        Each is checked against Postgres before any script is loaded, since a loaded script no longer tells a Redis that lost its tail.
+        """
+        self._restarts += 1
+        for partition in range(self._ledger.partitions):
+            self.reasons[partition] = "Redis was restarted, and is being checked"
+            self._ledger.sentinels[partition] = None
+        self._wake.set()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps checking what is fenced until `stop` is set."""
         while not stop.is_set():
-            if self._run.is_connected and self._run.connections != self._connections:
-                # A new connection may lead to another Redis: NOSCRIPT would tell, but asking costs little.
-                self._connections = self._run.connections
             if self.reasons and self._run.is_connected:
                 try:
                     await self.arm()
@@ -118,8 +126,11 @@ class Fence:
 
     async def arm(self) -> None:
         """Checks every fenced partition once, and arms those that agree."""
+        restarts = self._restarts
         fenced = [position for position in await self._positions() if position.partition in self.reasons]
         checked = await asyncio.gather(*(self._check(position) for position in fenced))
+        if self._restarts != restarts:
+            return  # What was seen is another process's.
         agreed = [position for position, reason in checked if reason is None]
         if agreed:
             for script in self._ledger.scripts.values():

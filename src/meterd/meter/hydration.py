@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from meterd.core import errors, ledger
-from meterd.postgres import fold
+from meterd.postgres import fold, pool
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ UNKNOWN_TTL_S = 1.0
 UNKNOWN_COUNT_MAX = 10_000
 
 # What may come from Postgres being away, or from waiting for a connection to it.
-POSTGRES_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+POSTGRES_ERRORS = (asyncpg.PostgresError, *pool.AWAY)
 
 
 async def load(connection: Any, store: ledger.Ledger, address: str, tenant_id: str = "") -> dict[int, ledger.Applied]:

@@ -67,7 +67,8 @@ class Metering:
         terms: requests.Terms = {"acct": account_id, "rd": digest.hex()}
         requests.add_subject(terms, request.subject)
         requests.add_metadata(terms, request.metadata)
-        item = quotes.reserved(request, self._books.current, await self._prompt_tokens(request), now_ms)
+        tokens = await self._prompt_tokens(request) if request.model.prompt else 0
+        item = quotes.reserved(request, self._books.current, tokens, now_ms)
         terms.update(item.terms)
         packed = requests.encode(terms)
         command = ledger.Reserve(
@@ -96,10 +97,8 @@ class Metering:
         return replies.held(outcome, account_id, terms, self._books)
 
     async def _prompt_tokens(self, request: metering_pb2.ReserveRequest | metering_pb2.EstimateRequest) -> int:
-        """Tokens of a prompt that is given as text, 0 without one."""
+        """Tokens of a prompt that is given as text."""
         prompt = request.model.prompt
-        if not prompt:
-            return 0
         requests.check_prompt(prompt)
         return await self._count_tokens(request.model.model, prompt)
 
@@ -146,11 +145,7 @@ class Metering:
         if isinstance(outcome, ledger.AskDurable):
             found = await self._ended(tenant_id, hold_id)
             return await self._commit_durable(tenant_id, hold_id, request, digest, found)
-        return metering_pb2.CommitResponse(
-            settlement=replies.settlement(outcome, actual, hold_id),
-            replayed=outcome.replayed,
-            balance=replies.balance(outcome.balance),
-        )
+        return replies.settled(metering_pb2.CommitResponse(), outcome, actual, request.hold_id)
 
     async def _price_commit(
         self, terms: requests.Terms, request: metering_pb2.CommitRequest, reported_micros: int
@@ -196,11 +191,7 @@ class Metering:
         )
         outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.commit_late(late))
         assert isinstance(outcome, ledger.Settled)
-        return metering_pb2.CommitResponse(
-            settlement=replies.settlement(outcome, actual, hold_id),
-            replayed=outcome.replayed,
-            balance=replies.balance(outcome.balance),
-        )
+        return replies.settled(metering_pb2.CommitResponse(), outcome, actual, request.hold_id)
 
     async def _known_terms(
         self, tenant_id: str, hold_id: ids.HoldId, *, reported: bool = False
@@ -250,11 +241,7 @@ class Metering:
             if found.kind != ledger.Kind.RELEASE:
                 raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {found.state.name.lower()}")
             return metering_pb2.ReleaseResponse(settlement=replies.durable_settlement(found, hold_id), replayed=True)
-        return metering_pb2.ReleaseResponse(
-            settlement=replies.settlement(outcome, quotes.NOTHING, hold_id),
-            replayed=outcome.replayed,
-            balance=replies.balance(outcome.balance),
-        )
+        return replies.settled(metering_pb2.ReleaseResponse(), outcome, quotes.NOTHING, request.hold_id)
 
     async def extend(self, tenant_id: str, request: metering_pb2.ExtendRequest) -> metering_pb2.ExtendResponse:
         """See Metering.Extend in metering.proto."""
@@ -327,11 +314,7 @@ class Metering:
             return metering_pb2.ChargeResponse(settlement=replies.durable_settlement(outcome, own_id), replayed=True)
         if isinstance(outcome, ledger.Denied):
             return metering_pb2.ChargeResponse(denial=replies.denial(outcome), balance=replies.balance(outcome.balance))
-        return metering_pb2.ChargeResponse(
-            settlement=replies.settlement(outcome, actual, own_id),
-            replayed=outcome.replayed,
-            balance=replies.balance(outcome.balance),
-        )
+        return replies.settled(metering_pb2.ChargeResponse(), outcome, actual, str(own_id))
 
     async def _charge(self, command: ledger.Charge) -> ledger.Settled | ledger.Denied | holds.Durable:
         try:
@@ -353,7 +336,8 @@ class Metering:
     async def estimate(self, tenant_id: str, request: metering_pb2.EstimateRequest) -> metering_pb2.EstimateResponse:
         """See Metering.Estimate in metering.proto."""
         now_ms = self._clock_ms()
-        item = quotes.reserved(request, self._books.current, await self._prompt_tokens(request), now_ms)
+        tokens = await self._prompt_tokens(request) if request.model.prompt else 0
+        item = quotes.reserved(request, self._books.current, tokens, now_ms)
         if not request.account_id:
             return replies.estimate(item, self._books.current)
         account_id = ids.checked_id(request.account_id, "account_id")

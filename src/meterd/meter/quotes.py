@@ -13,6 +13,9 @@ from meterd_client.v1 import metering_pb2, types_pb2
 
 CREDITS_ITEM = "credits"
 
+# A bill line as it is stored: usage class, quantity, unit price, cost in USD ("" for what has none).
+LineRow = tuple[str, str, str, str]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
@@ -35,7 +38,7 @@ class Actual:
     amount_micros: int | None
     detail: bytes = b""
     cost_usd: str = ""
-    lines: Sequence[pricing.Line] = ()
+    lines: Sequence[LineRow] = ()
     usage_state: int = 0
     price_version: str = ""
     terms: requests.Terms = dataclasses.field(default_factory=dict[str, Any])
@@ -83,22 +86,21 @@ def _fixed_item(quote: pricing.Quote, terms: requests.Terms, now_ms: int) -> Ite
     return Item(amount_micros=amount, amount_min_micros=amount, terms=terms, quote=quote)
 
 
-def _model_item(
-    charge: types_pb2.ModelCharge, book: pricing.PriceBook, prompt_tokens: int, now_ms: int
-) -> Item:
+def _model_item(charge: types_pb2.ModelCharge, book: pricing.PriceBook, prompt_tokens: int, now_ms: int) -> Item:
     output = requests.checked_tokens(charge.max_output_tokens, "model.max_output_tokens")
     least = requests.checked_tokens(charge.min_output_tokens, "model.min_output_tokens")
     if least > output:
         raise errors.InvalidArgumentError("model.min_output_tokens", "must not be above max_output_tokens")
     tokens = prompt_tokens or requests.checked_tokens(charge.input_tokens, "model.input_tokens")
-    if charge.HasField("extra"):
+    has_extra = charge.HasField("extra")
+    if has_extra:
         extra = usage_of(charge.extra, "model.extra")
         base = usage.with_counts(extra, input_tokens=extra.input_tokens + tokens)
         output += extra.output_tokens
     else:
         base = usage.Usage(input_tokens=tokens)
     full = usage.with_counts(base, output_tokens=output)
-    if output + tokens == 0 and not charge.HasField("extra"):
+    if output + tokens == 0 and not has_extra:
         raise errors.InvalidArgumentError("model", "input and max_output_tokens are both 0")
     quote = pricing.quote_model(book, charge.provider, charge.model, full, charge.service_tier, now_ms)
     amount = amount_min = quote.amount_micros
@@ -123,7 +125,7 @@ def _model_item(
         terms["provider"] = charge.provider
     if charge.service_tier:
         terms["tier"] = charge.service_tier
-    if charge.HasField("extra"):
+    if has_extra:
         terms["extra"] = usage.set_counts(usage.with_counts(base, input_tokens=base.input_tokens - tokens))
     return Item(
         amount_micros=amount,
@@ -285,11 +287,11 @@ def _from_response(
 def _quoted(
     quote: pricing.Quote, counts: usage.Usage | None, state: int, *, served: tuple[str, str] | None = None
 ) -> Actual:
-    lines = pricing.explain(quote)
+    lines = [line_row(line) for line in pricing.explain(quote)]
     cost = money.usd_string(quote.cost_femtos) if quote.cost_femtos is not None else ""
     detail: dict[str, Any] = {
         "us": int(state),
-        "lines": [line_row(line) for line in lines],
+        "lines": lines,
         "margin": quote.margin,
         "exact": quote.exact_string(),
         "cv": quote.credit_value_usd,
@@ -312,7 +314,6 @@ def _quoted(
     )
 
 
-def line_row(line: pricing.Line) -> tuple[str, str, str, str]:
-    """A bill line as it is stored."""
+def line_row(line: pricing.Line) -> LineRow:
     cost = money.usd_string(line.cost_femtos) if line.cost_femtos is not None else ""
     return line.usage_class, line.quantity, line.unit_price, cost

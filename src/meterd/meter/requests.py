@@ -23,6 +23,12 @@ QUANTITY_MAX = 10**9
 
 Terms = dict[str, Any]
 
+# By the number in a message; a lookup is a fraction of an enum's call.
+_OVERAGES = {int(policy): policy for policy in ledger.Overage}
+_EXPIRIES = {int(policy): policy for policy in ledger.Expiry}
+# Fields of the subject, and their names in terms.
+_SUBJECT = (("user", "user"), ("team", "team"), ("key", "key"), ("operation_id", "op"))
+
 
 def digest(request: Message) -> bytes:
     """8 bytes over what the client sent; equal for equal requests."""
@@ -66,26 +72,21 @@ def checked_quantity(value: int, field: str) -> int:
 def checked_overage(value: int) -> ledger.Overage:
     if not 0 <= value <= 3:
         raise errors.InvalidArgumentError("overage_policy", "unknown value")
-    return ledger.Overage(value)
+    return _OVERAGES[value]
 
 
 def checked_expiry(value: int) -> ledger.Expiry:
     if not 0 <= value <= 3:
         raise errors.InvalidArgumentError("expiry_policy", "unknown value")
-    return ledger.Expiry(value or 1)
+    return _EXPIRIES[value or 1]
 
 
 def add_subject(terms: Terms, subject: types_pb2.Subject) -> None:
     """Puts the subject's set fields into `terms`."""
-    for name, value in (
-        ("user", subject.user),
-        ("team", subject.team),
-        ("key", subject.key),
-        ("op", subject.operation_id),
-    ):
+    for field, name in _SUBJECT:
+        value = getattr(subject, field)
         if value:
-            field = "subject.operation_id" if name == "op" else f"subject.{name}"
-            terms[name] = ids.checked_text(value, field, ids.ID_BYTES_MAX)
+            terms[name] = ids.checked_text(value, f"subject.{field}", ids.ID_BYTES_MAX)
     if subject.labels:
         terms["labels"] = _checked_map(subject.labels, "subject.labels", ids.ID_BYTES_MAX * 2 * LABELS_MAX, LABELS_MAX)
 

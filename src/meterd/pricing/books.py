@@ -74,7 +74,9 @@ def _read(path: pathlib.Path) -> str:
 class Books:
     """The book in force and the latest others. A book must be kept durably before it is put in force: see `look` and `use`."""
 
-    def __init__(self, current: pricing.PriceBook, *, path: pathlib.Path | None = None, fetch: Fetch | None = None) -> None:
+    def __init__(
+        self, current: pricing.PriceBook, *, path: pathlib.Path | None = None, fetch: Fetch | None = None
+    ) -> None:
         self.current = current
         self._books: collections.OrderedDict[str, pricing.PriceBook] = collections.OrderedDict()
         self._path = path

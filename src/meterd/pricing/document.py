@@ -90,7 +90,9 @@ def _model(value: Document) -> catalogue.Model:
     match = _clause(value["match"])
     assert match is not None
     variants = tuple(_variant(variant) for variant in value.get("variants", ()))
-    return catalogue.Model(id=value["id"], match=match, entries=tuple(_entry(entry, variants) for entry in value["prices"]))
+    return catalogue.Model(
+        id=value["id"], match=match, entries=tuple(_entry(entry, variants) for entry in value["prices"])
+    )
 
 
 def _entry(value: Document, variants: tuple[catalogue.Variant, ...]) -> catalogue.Entry:

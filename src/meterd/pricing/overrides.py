@@ -146,7 +146,10 @@ class _Reader:
             raise self._error(node, place, "has no price; a free model needs input_mtok: 0 and output_mtok: 0")
         entry: dict[str, Any] = {"prices": prices}
         tiers = self._optional(
-            fields, "service_tiers", place, lambda inner, at: self._map(inner, at, lambda tier, to: self._prices(tier, to, whole=False)[0])
+            fields,
+            "service_tiers",
+            place,
+            lambda inner, at: self._map(inner, at, lambda tier, to: self._prices(tier, to, whole=False)[0]),
         )
         if tiers:
             entry["variants"] = [{"context": _context(tier), "prices": changed} for tier, changed in tiers.items()]
@@ -214,7 +217,9 @@ class _Reader:
             start_node, start_at = self._required(step, "above", item, f"{at}[{index}]")
             start = money.scaled(self._number(start_node, start_at), 0)
             if start is None or start <= above:
-                raise self._error(start_node, start_at, "must be a whole number of input tokens, larger than the one before")
+                raise self._error(
+                    start_node, start_at, "must be a whole number of input tokens, larger than the one before"
+                )
             above = start
             price.append([start, self._femtos(*self._required(step, "price", item, f"{at}[{index}]"), unit)])
         return price
@@ -256,7 +261,9 @@ class _Reader:
         try:
             value = datetime.datetime.fromisoformat(text)
         except ValueError as exc:
-            raise self._error(node, place, "must be a date (2026-01-31) or a time with its zone (2026-01-31T12:00:00Z)") from exc
+            raise self._error(
+                node, place, "must be a date (2026-01-31) or a time with its zone (2026-01-31T12:00:00Z)"
+            ) from exc
         if value.tzinfo is None:
             if len(text) > 10:
                 raise self._error(node, place, "a time needs its zone, such as Z or +02:00")
@@ -322,7 +329,9 @@ class _Reader:
         for key, (key_node, value) in self._fields(node, place, None).items():
             name = key.lower() if lower else key
             if not lower and (not _KEY.match(key) or len(key) > KEY_CHARS_MAX):
-                raise self._error(key_node, f"{place}.{key[:80]}", f"must be 1 to {KEY_CHARS_MAX} letters, digits, . _ and -")
+                raise self._error(
+                    key_node, f"{place}.{key[:80]}", f"must be 1 to {KEY_CHARS_MAX} letters, digits, . _ and -"
+                )
             if name in found:
                 raise self._error(key_node, f"{place}.{key}", "stands here twice")
             found[name] = read(value, f"{place}.{key}")

@@ -478,7 +478,8 @@ class RedisLedger:
 
 def _draws(flat: list[Any]) -> tuple[ledger.Draw, ...]:
     return tuple(
-        ledger.Draw(grant_id=uuid.UUID(hex=flat[at].decode()), amount_micros=flat[at + 1]) for at in range(0, len(flat), 2)
+        ledger.Draw(grant_id=uuid.UUID(hex=flat[at].decode()), amount_micros=flat[at + 1])
+        for at in range(0, len(flat), 2)
     )
 
 

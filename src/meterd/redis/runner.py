@@ -12,6 +12,8 @@ import asyncio
 import collections
 import contextlib
 import logging
+import re
+from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
@@ -35,6 +37,7 @@ RECONNECT_DELAY_MIN_S = 0.02
 RECONNECT_DELAY_MAX_S = 1.0
 
 Reply = list[Any]
+_RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 
 
 class NoScriptError(errors.UnavailableError):
@@ -59,8 +62,11 @@ class _Protocol(asyncio.Protocol):
 class Runner:
     """One pipelined connection to one Redis. Not safe across event loops."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, on_restart: Callable[[], None] | None = None) -> None:
+        """`on_restart` is called when a new connection leads to another Redis process than the one before, before any call goes there."""
         self._url = url
+        self._on_restart = on_restart
+        self._run_id = ""
         self._transport: asyncio.Transport | None = None
         self._connection: redis.asyncio.Connection | None = None
         self._reader = hiredis.Reader()
@@ -71,7 +77,6 @@ class Runner:
         self._lost = asyncio.Event()
         self._connected = asyncio.Event()
         self._closing = False
-        # Counts connections; a change tells that Redis may have been restarted in between.
         self.connections = 0
 
     @property
@@ -199,6 +204,7 @@ class Runner:
         )
         connection = cast(redis.asyncio.Connection, pool.make_connection())
         await connection.connect()
+        await self._compare_run_id(connection)
         writer = connection._writer  # pyright: ignore[reportPrivateUsage]
         assert writer is not None
         transport = cast(asyncio.Transport, writer.transport)
@@ -210,6 +216,20 @@ class Runner:
         self._transport = transport
         self._connected.set()
         self.connections += 1
+
+    async def _compare_run_id(self, connection: redis.asyncio.Connection) -> None:
+        await connection.send_command("INFO", "server")
+        try:
+            found = _RUN_ID.search(await connection.read_response())
+        except redis.exceptions.ResponseError:
+            # Not permitted: then each connection may lead to another process.
+            found = None
+        run_id = found[1].decode() if found else ""
+        if self.connections and (run_id != self._run_id or not run_id):
+            log.warning("redis: another process answers than before")
+            if self._on_restart is not None:
+                self._on_restart()
+        self._run_id = run_id
 
 
 def _fault(message: str) -> errors.MeterdError:

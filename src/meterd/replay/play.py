@@ -6,17 +6,17 @@ import asyncio
 import dataclasses
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from typing import Any
-
-import asyncpg
+from typing import TypeVar
 
 from meterd.meter import verification
 from meterd.postgres import catalog, pool
 from meterd.redis import ledger as redis_ledger
 from meterd.redis import runner
 from meterd.replay import durable, plan, player, report, trace, wire
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 10.0
 RETRY_S = 0.2
@@ -61,10 +61,10 @@ async def play(
     summary = None
     verified = None
     if options.postgres_dsn:
-        summary, more = await _durable(outcome, expected_usd, options)
+        summary, more = await _patient(options, lambda: _durable(outcome, expected_usd, options))
         problems += more
         if options.verify and options.redis_url:
-            findings = await _verify(options)
+            findings = await _patient(options, lambda: _verify(options))
             verified = not findings
             problems += findings
     return report.Report(
@@ -103,7 +103,7 @@ def _answered(outcome: player.Outcome, expected_usd: Decimal | None, options: Op
 async def _durable(
     outcome: player.Outcome, expected_usd: Decimal | None, options: Options
 ) -> tuple[durable.Summary | None, list[str]]:
-    connection = await _connected(options, "meterd replay")
+    connection = await pool.connect(options.postgres_dsn, application_name="meterd replay")
     try:
         tenant_id = await durable.tenant_of(connection, options.target.key)
         summary = await durable.read(connection, tenant_id, options.settings.run_id, outcome.held, outcome.wall_s)
@@ -125,13 +125,13 @@ async def _durable(
     return summary, problems
 
 
-async def _connected(options: Options, application_name: str) -> Any:
-    """A connection to Postgres, which may be restarting as the calls' other side was; tried as long as a call is."""
+async def _patient(options: Options, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of reading from Postgres, which may be restarting as the server may; tried as long as a call is."""
     deadline_s = time.monotonic() + options.target.patience_s
     while True:
         try:
-            return await pool.connect(options.postgres_dsn, application_name=application_name)
-        except (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError):
+            return await work()
+        except pool.AWAY:
             if time.monotonic() > deadline_s:
                 raise
             await asyncio.sleep(RETRY_S)
@@ -139,7 +139,7 @@ async def _connected(options: Options, application_name: str) -> Any:
 
 async def _verify(options: Options) -> list[str]:
     """What `meterd verify` finds, as sentences; empty is the proof."""
-    connection = await _connected(options, "meterd verify")
+    connection = await pool.connect(options.postgres_dsn, application_name="meterd verify")
     run = runner.Runner(options.redis_url)
     await run.start()
     try:

@@ -190,6 +190,9 @@ class Player:
         fate = step.fate
         if settlement.state == types_pb2.HOLD_STATE_COMMITTED_LATE:
             fate = plan.Fate.LATE
+        elif fate is plan.Fate.LATE:
+            # Its commit came before the sweeper.
+            fate = plan.Fate.COMMIT
         outcome.fates[fate.value] += 1
         outcome.replayed += replayed
         outcome.charged_micros += settlement.charged_micros

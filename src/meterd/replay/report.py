@@ -134,7 +134,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("denials", _counts(outcome.denials)),
         ("retries", _counts(report.tally.retries)),
         ("faults", _counts(outcome.faults)),
-        ("cost", f"{usd_text(outcome.cost_usd)} USD" + (f" and {outcome.costs_untold} not told again" if outcome.costs_untold else "")),
+        (
+            "cost",
+            f"{usd_text(outcome.cost_usd)} USD"
+            + (f" and {outcome.costs_untold} not told again" if outcome.costs_untold else ""),
+        ),
         ("credits charged", credits_text(outcome.charged_micros)),
         ("credits uncollected", credits_text(outcome.uncollected_micros)),
     ]

@@ -92,7 +92,9 @@ class App:
         try:
             self._probes.start(host, int(port))
         except (OSError, ValueError) as exc:
-            raise errors.ConfigError(f"METERD_HTTP_LISTEN: cannot listen on {self._settings.http_listen}: {exc}") from exc
+            raise errors.ConfigError(
+                f"METERD_HTTP_LISTEN: cannot listen on {self._settings.http_listen}: {exc}"
+            ) from exc
 
     async def _tick(self, made: engine.Engine | None) -> None:
         """Keeps probes and health true. Readiness is told as soon as it changes."""
@@ -167,8 +169,13 @@ class App:
         streams = stream.Streams(table, authenticator=authenticator, gate=gate, counts=counts)
         made.metrics.gauge("meterd_in_flight", "Calls in work.", lambda: gate.count)
         made.metrics.gauge("meterd_streams", "Open streams.", lambda: streams.open_count)
-        made.metrics.gauge("meterd_keys_stale", "1 while revocations do not act.", lambda: float(authenticator.is_stale))
-        handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {methods.METERING: {}, methods.ACCOUNTS: {}}
+        made.metrics.gauge(
+            "meterd_keys_stale", "1 while revocations do not act.", lambda: float(authenticator.is_stale)
+        )
+        handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
+            methods.METERING: {},
+            methods.ACCOUNTS: {},
+        }
         for path, method in table.items():
             handle = handler.unary(method, authenticator=authenticator, gate=gate, counts=counts[path])
             handlers[path.split("/")[1]][method.name] = grpc.unary_unary_rpc_method_handler(handle)

@@ -41,7 +41,7 @@ class Engine:
         self.settings = settings
         self.connections = connections
         self.installation = installed
-        self.runner = runner.Runner(settings.redis_url)
+        self.runner = runner.Runner(settings.redis_url, on_restart=lambda: self.fence.raise_all())
         self.ledger = redis_ledger.RedisLedger(
             self.runner,
             partitions=installed.partitions,
@@ -170,7 +170,9 @@ class Engine:
         flush, sweep = self.flusher, self.sweeper
         if flush is None or sweep is None:
             return
-        show.gauge("meterd_outbox_lag_seconds", "Age of the oldest record not in Postgres.", lambda: flush.lag_ms() / 1000)
+        show.gauge(
+            "meterd_outbox_lag_seconds", "Age of the oldest record not in Postgres.", lambda: flush.lag_ms() / 1000
+        )
         show.gauge("meterd_owned_partitions", "Partitions that this process flushes.", lambda: flush.stats().owned)
         show.counter("meterd_flushed_records", "Records written to Postgres.", lambda: flush.stats().flushed)
         show.counter("meterd_dead_records", "Records set aside as unreadable.", lambda: flush.stats().dead)

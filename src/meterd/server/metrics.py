@@ -27,7 +27,7 @@ class Calls:
         self.seconds = 0.0
 
     def observe(self, code: str, seconds: float) -> None:
-        """Counts one answered call. `code` is a gRPC status name, or DENIED for a Reserve or Charge that was refused for want of credits."""
+        """Counts one answered call. `code` is a gRPC status name, or DENIED where credits, and not a fault, refused it."""
         self.codes[code] = self.codes.get(code, 0) + 1
         self.buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         self.seconds += seconds
@@ -58,7 +58,9 @@ class Metrics(registry.Collector):
 
     def collect(self) -> Iterable[prometheus.Metric]:
         totals = prometheus.CounterMetricFamily(
-            "meterd_calls", "Calls answered, by method and gRPC status (DENIED: not enough credits).", labels=["method", "code"]
+            "meterd_calls",
+            "Calls answered, by method and gRPC status (DENIED: not enough credits).",
+            labels=["method", "code"],
         )
         times = prometheus.HistogramMetricFamily(
             "meterd_call_seconds", "Time from a call's arrival in the handler to its answer.", labels=["method"]

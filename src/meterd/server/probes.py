@@ -28,15 +28,22 @@ class _SilentHandler(wsgiref.simple_server.WSGIRequestHandler):
 class Probes:
     """The HTTP listener. `unready` says why no calls should be sent here, "" when they should."""
 
-    def __init__(self, registry: prometheus_client.CollectorRegistry, unready: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        registry: prometheus_client.CollectorRegistry,
+        unready: Callable[[], str],
+        *,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._metrics = prometheus_client.make_wsgi_app(registry)
         self._unready = unready
-        self._ticked_s = time.monotonic()
+        self._clock_s = clock_s
+        self._ticked_s = clock_s()
         self._server: wsgiref.simple_server.WSGIServer | None = None
 
     def tick(self) -> None:
         """The event loop calls this to say that it is alive."""
-        self._ticked_s = time.monotonic()
+        self._ticked_s = self._clock_s()
 
     def start(self, host: str, port: int) -> int:
         """Begins to listen; answers the port. OSError if it is taken."""
@@ -47,16 +54,18 @@ class Probes:
         return self._server.server_port
 
     def stop(self) -> None:
+        """Ends to listen; a repeat changes nothing."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
+            self._server = None
 
     def _answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
         if path == "/metrics":
             return self._metrics(environ, start_response)
         if path == "/healthz":
-            silent_s = time.monotonic() - self._ticked_s
+            silent_s = self._clock_s() - self._ticked_s
             trouble = f"the event loop has not run for {silent_s:.0f} s" if silent_s > STUCK_S else ""
         elif path == "/readyz":
             trouble = self._unready()
