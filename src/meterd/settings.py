@@ -110,7 +110,7 @@ def read(environment: Mapping[str, str], **overrides: Any) -> Settings:
 
 
 # Variables of the command line tools, which the server may find in its environment too.
-_FOREIGN = frozenset({"SERVER", "KEY", "ADMIN_KEY", "VALKEY_SERVER", "POSTGRES_BIN", "SHARED_DATA", "CA"})
+_FOREIGN = frozenset({"SERVER", "KEY", "ADMIN_KEY", "VALKEY_SERVER", "POSTGRES_BIN", "SHARED_DATA", "CA", "PRICES"})
 
 
 def _check_names(environment: Mapping[str, str], known: Mapping[str, Any]) -> None:

@@ -90,11 +90,6 @@ def test_a_database_of_a_newer_meterd_is_refused(run: Run, empty_database: str) 
     assert "does not know: 9999" in run(migrate_command.migrate, "--postgres", empty_database, code=1).stderr
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "NaN", "Infinity", "x"])
-def test_a_credit_without_value_is_refused(run: Run, value: str) -> None:
-    run(migrate_command.migrate, "--postgres", "postgresql://x", "--credit-value", value, code=2)
-
-
 def test_a_created_key_is_printed_once_and_alone_on_standard_output(run: Run, database: str) -> None:
     at = ("--postgres", database)
     made = run(keys_command.keys, "create", *at, "--tenant", "acme", "--role", "meter", "--ttl", "90d")

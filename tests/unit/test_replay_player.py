@@ -6,7 +6,7 @@ import asyncio
 import collections
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from typing import Any
 
@@ -70,7 +70,7 @@ class Script(metering_pb2_grpc.MeteringServicer, accounts_pb2_grpc.AccountsServi
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[wire.Target]:
+async def serving(script: Script) -> AsyncGenerator[wire.Target]:
     server = grpc.aio.server()
     metering_pb2_grpc.add_MeteringServicer_to_server(script, server)
     accounts_pb2_grpc.add_AccountsServicer_to_server(script, server)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from decimal import Decimal, InvalidOperation
 
 import click
 
@@ -15,16 +14,6 @@ from meterd.postgres import migrate as migrations
 PARTITIONS_MAX = 16_384
 
 
-def _usd(text: str) -> Decimal:
-    try:
-        amount = Decimal(text)
-    except InvalidOperation:
-        amount = Decimal(0)
-    if not amount.is_finite() or amount <= 0:
-        raise click.BadParameter(f"{text!r} is not an amount of USD above zero")
-    return amount
-
-
 @click.command("migrate", short_help="Create or update the tables in Postgres.")
 @console.postgres_option
 @click.option("--check", is_flag=True, help="Only say what is pending.")
@@ -33,12 +22,9 @@ def _usd(text: str) -> Decimal:
     type=click.IntRange(1, PARTITIONS_MAX),
     help="Partitions of the ledger, for ever; counts the first time only. [default: 64]",
 )
-@click.option(
-    "--credit-value", type=_usd, metavar="USD", help="USD per credit; counts the first time only. [default: 0.001]"
-)
 @console.json_option
 @console.guarded
-def migrate(postgres: str, check: bool, partitions: int | None, credit_value: Decimal | None, as_json: bool) -> None:
+def migrate(postgres: str, check: bool, partitions: int | None, as_json: bool) -> None:
     """Bring the database up to date. Any number of runs may happen at once; a repeat changes nothing.
 
     Example: meterd migrate --postgres postgresql://meterd@localhost/meterd
@@ -53,7 +39,6 @@ def migrate(postgres: str, check: bool, partitions: int | None, credit_value: De
                 migrations.migrate(
                     postgres,
                     partitions=migrations.PARTITIONS_DEFAULT if partitions is None else partitions,
-                    credit_value_usd=migrations.CREDIT_VALUE_USD_DEFAULT if credit_value is None else credit_value,
                 )
             )
     except migrations.MigrationError as exc:

@@ -106,8 +106,7 @@ def diff(before: str, after: str, postgres: str, as_json: bool) -> None:
     try:
         old, new = _book(before, postgres), _book(after, postgres)
     except click.ClickException as exc:
-        exc.exit_code = 2
-        raise
+        raise click.UsageError(exc.message) from exc
     changes = listing.changes(old, new)
     if as_json:
         rows = [dataclasses.asdict(change) for change in changes]

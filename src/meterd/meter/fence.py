@@ -1,8 +1,8 @@
 """The fence: no script runs in a partition whose Redis is not the one that Postgres knows.
 
 A partition is armed (scripts loaded, sentinel known to the ledger) when Redis carries the sentinel "epoch:incarnation" that Postgres has,
-and the record at the flusher's cursor is still what Redis has there, or lies behind what Redis keeps. Then nothing that Postgres has is
-missing in Redis. Everything else stays fenced, with the reason, until `meterd recover` has decided.
+and the record at the flusher's cursor is still what Redis has there. Then neither lacks what the other had from it. Everything else
+stays fenced, with the reason, until `meterd recover` has decided.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ async def disagreement(run: runner.Runner, position: partitions.Position) -> str
         return (
             f"Postgres has records up to {position.cursor}, Redis only up to {last[0]}-{last[1]}: Redis lost its tail"
         )
-    return None
+    # The flusher never trims the record at its cursor.
+    return (
+        f"Redis has forgotten record {position.cursor}, which Postgres has last: later records were flushed, and Postgres lost them"
+    )
 
 
 async def _last_entry_id(run: runner.Runner, outbox: str) -> tuple[int, int]:

@@ -8,7 +8,6 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import asyncpg
@@ -24,7 +23,6 @@ class Installation:
     """What was decided when the database was made."""
 
     partitions: int
-    credit_value_usd: Decimal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -333,7 +331,7 @@ async def installation(connections: asyncpg.Pool) -> Installation:
         raise errors.FailedPreconditionError("the database has no tables: run `meterd migrate`") from exc
     if row is None:
         raise errors.FailedPreconditionError("the database was not set up: run `meterd migrate`")
-    return Installation(partitions=row["partitions"], credit_value_usd=row["credit_value_usd"])
+    return Installation(partitions=row["partitions"])
 
 
 async def add_price_book(connections: asyncpg.Pool, version: str, content: object) -> None:

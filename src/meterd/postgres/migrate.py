@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pathlib
 import re
-from decimal import Decimal
 from typing import Any
 
 from meterd.postgres import pool
 
 PARTITIONS_DEFAULT = 64
-# One credit is 0.001 USD unless an operator decides otherwise at the first migration.
-CREDIT_VALUE_USD_DEFAULT = Decimal("0.001")
 # "meterd" in a 64-bit key: whoever migrates a database holds it.
 LOCK_KEY = 0x6D6574657264
 # Building an index on a large ledger takes long; nobody waits for it on a request.
@@ -52,12 +49,10 @@ async def pending(dsn: str) -> list[str]:
         await connection.close()
 
 
-async def migrate(
-    dsn: str, *, partitions: int = PARTITIONS_DEFAULT, credit_value_usd: Decimal = CREDIT_VALUE_USD_DEFAULT
-) -> list[str]:
+async def migrate(dsn: str, *, partitions: int = PARTITIONS_DEFAULT) -> list[str]:
     """Brings the database up to date and answers the versions that were applied. A repeat applies none.
 
-    `partitions` and `credit_value_usd` count the first time only. Any number of servers may call it at once.
+    `partitions` counts the first time only. Any number of servers may call it at once.
     """
     connection = await pool.connect(dsn, application_name="meterd migrate")
     try:
@@ -72,7 +67,7 @@ async def migrate(
                 await connection.execute(texts[version], timeout=MIGRATION_TIMEOUT_S)
                 await connection.execute("INSERT INTO schema_migrations (version) VALUES ($1)", version)
             applied.append(version)
-        await _install(connection, partitions, credit_value_usd)
+        await _install(connection, partitions)
         return applied
     finally:
         await connection.close()
@@ -91,14 +86,10 @@ async def _pending(connection: Any) -> list[str]:
     return [version for version in known if version not in have]
 
 
-async def _install(connection: Any, partitions: int, credit_value_usd: Decimal) -> None:
+async def _install(connection: Any, partitions: int) -> None:
     async with connection.transaction(isolation="read_committed"):
         # ON CONFLICT: the first migration decides, a repeat changes nothing.
-        await connection.execute(
-            "INSERT INTO installation (partitions, credit_value_usd) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-            partitions,
-            credit_value_usd,
-        )
+        await connection.execute("INSERT INTO installation (partitions) VALUES ($1) ON CONFLICT DO NOTHING", partitions)
         await connection.execute(
             "INSERT INTO partitions (partition) SELECT generate_series(0, i.partitions - 1) FROM installation AS i ON CONFLICT DO NOTHING"
         )

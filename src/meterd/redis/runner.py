@@ -220,7 +220,8 @@ class Runner:
     async def _compare_run_id(self, connection: redis.asyncio.Connection) -> None:
         await connection.send_command("INFO", "server")
         try:
-            found = _RUN_ID.search(await connection.read_response())
+            told: Any = await connection.read_response()
+            found = _RUN_ID.search(told)
         except redis.exceptions.ResponseError:
             # Not permitted: then each connection may lead to another process.
             found = None

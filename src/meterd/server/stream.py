@@ -109,7 +109,7 @@ class _Stream:
                     read.cancel()
                     return
                 data = await read
-                if data is grpc.aio.EOF:
+                if data is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue]
                     return
                 await self._start(data)
         finally:

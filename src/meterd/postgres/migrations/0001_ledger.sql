@@ -65,7 +65,6 @@ CREATE TABLE installation (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     -- Accounts hash into this many partitions for ever.
     partitions integer NOT NULL CHECK (partitions BETWEEN 1 AND 16384),
-    credit_value_usd numeric NOT NULL CHECK (credit_value_usd > 0),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 

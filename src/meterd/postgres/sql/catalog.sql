@@ -81,4 +81,4 @@ SELECT content FROM price_books WHERE version = $1;
 SELECT version FROM price_books ORDER BY created_at DESC, version LIMIT 1;
 
 -- name: installation
-SELECT partitions, credit_value_usd FROM installation;
+SELECT partitions FROM installation;
