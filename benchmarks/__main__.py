@@ -50,6 +50,14 @@ def _directory() -> str | None:
     return str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None
 
 
+def _load_line() -> results.Line:
+    """Whether the machine was ours: neighbours slow the two sides of a ratio unequally, and a latency by their time slices."""
+    load = os.getloadavg()[0]
+    return results.Line(
+        name="load of the machine before", measured=load, unit="", note="above 0.5 it is shared: repeat"
+    )
+
+
 def _fsync_line(directory: pathlib.Path) -> results.Line:
     """What an acknowledged write waits for on this disk."""
     path, times_s = directory / "fsync", list[float]()
@@ -83,7 +91,7 @@ def _measure(
     with tempfile.TemporaryDirectory(prefix="meterd-bench-", dir=directory) as temporary:
         root = pathlib.Path(temporary)
         root.chmod(0o711)
-        told([_fsync_line(root)])
+        told([_load_line(), _fsync_line(root)])
         if chosen := [part for part in parts if part in _SERVING]:
             serving.run(root / "serving", chosen, extent.serving, told)
         if "flush" in parts:

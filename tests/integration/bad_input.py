@@ -386,7 +386,12 @@ def commit_cases() -> list[Case]:
         ("model without usage", BAD, "actual: ", on_model(amount_micros=None)),
         ("absent with usage", BAD, "usage.usage: ", on_model(usage=absent)),
         ("unknown model", MISSING, "model", on_model(usage=used(input_tokens=1), model="no-such-model")),
-        ("unknown provider", MISSING, "model: no price for 'nobody/", on_model(usage=used(input_tokens=1), provider="nobody")),
+        (
+            "unknown provider",
+            MISSING,
+            "model: no price for 'nobody/",
+            on_model(usage=used(input_tokens=1), provider="nobody"),
+        ),
         (
             "other amount",
             EXISTS,

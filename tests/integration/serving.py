@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -62,18 +63,21 @@ class Refusal:
     message: str
 
 
+def _encoded(request: Any) -> bytes:
+    return request if isinstance(request, bytes) else request.SerializeToString()
+
+
 class Client:
     """All methods with one key. `key` "" sends none."""
 
     def __init__(self, channel: grpc.aio.Channel, key: str) -> None:
         self.channel = channel
-        self.metadata = (("authorization", f"Bearer {key}"),) if key else ()
+        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {key}"),) if key else ()
 
     def start(self, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The call, begun. `request` may be bytes, which are sent as they are."""
         path, _, answer = _METHODS[name]
-        encode: Any = bytes if isinstance(request, bytes) else type(request).SerializeToString
-        method = self.channel.unary_unary(path, request_serializer=encode, response_deserializer=answer.FromString)
+        method = self.channel.unary_unary(path, request_serializer=_encoded, response_deserializer=answer.FromString)
         return method(request, metadata=self.metadata, timeout=timeout_s)
 
     async def call(self, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
@@ -92,7 +96,7 @@ class Client:
         """A Stream, opened."""
         method = self.channel.stream_stream(
             "/meterd.v1.Metering/Stream",
-            request_serializer=lambda frame: frame if isinstance(frame, bytes) else frame.SerializeToString(),
+            request_serializer=_encoded,
             response_deserializer=metering_pb2.StreamResponse.FromString,
         )
         return method(metadata=self.metadata, timeout=timeout_s)
@@ -113,6 +117,11 @@ class Client:
         found = await self.call("GetBalance", accounts_pb2.GetBalanceRequest(account_id=account_id))
         (wallet,) = (wallet for wallet in found.wallets if wallet.wallet == "default")
         return wallet.available_micros, wallet.held_micros
+
+    async def is_fresh(self, account_id: str) -> bool:
+        """Whether Postgres has all records of the account."""
+        found = await self.call("GetBalance", accounts_pb2.GetBalanceRequest(account_id=account_id))
+        return found.freshness_ms == 0
 
 
 def grant_request(account_id: str, amount_micros: int, **fields: Any) -> accounts_pb2.GrantRequest:
@@ -151,7 +160,7 @@ class Server:
 
     async def health(self, service: str = "") -> str:
         """SERVING or NOT_SERVING."""
-        stub = health_pb2_grpc.HealthStub(self.channel)
+        stub: Any = health_pb2_grpc.HealthStub(self.channel)
         answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=CALL_TIMEOUT_S)
         return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
@@ -267,8 +276,8 @@ class Contents:
 
     @contextlib.asynccontextmanager
     async def paused(self) -> AsyncGenerator[None]:
-        """Redis takes commands meanwhile, and answers them after it."""
-        await self._client.execute_command("CLIENT", "PAUSE", "60000", "ALL")
+        """Redis takes scripts that write meanwhile, and runs them after it."""
+        await self._client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
         try:
             yield
         finally:

@@ -175,7 +175,8 @@ def test_a_revocation_acts_within_thirty_seconds_by_default() -> None:
 
 
 async def services_of(channel: grpc.aio.Channel) -> set[str]:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    untyped: Any = channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(untyped)
     call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=10)
     async for response in call:
         return {service.name for service in response.list_services_response.service}

@@ -69,15 +69,18 @@ async def test_of_a_hundred_who_race_for_37_credits_exactly_37_win(client: servi
         assert await client.balance(name) == (0, 37)
 
 
-async def test_the_first_hundred_calls_of_an_account_that_redis_lacks_all_wait_for_it(
-    client: serving.Client, scene: serving.Scene
-) -> None:
-    await client.fund("acct", 10**6)
-    async with serving.contents(scene.dsn, scene.redis_url) as contents:
+async def test_the_first_hundred_calls_of_an_account_that_redis_lacks_all_wait_for_it(scene: serving.Scene) -> None:
+    async with (
+        serving.running(serving.settings_of(scene.dsn, scene.redis_url, workers=True)) as server,
+        serving.contents(scene.dsn, scene.redis_url) as contents,
+    ):
+        client = server.client(scene.key)
+        await client.fund("acct", 10**6)
+        await serving.eventually(lambda: client.is_fresh("acct"))
         await contents.forget("*:a:*")
-    calls = [client.start("Reserve", serving.reserve_request("acct", 1)) for _ in range(100)]
-    counts = collections.Counter(await asyncio.gather(*(outcome(call) for call in calls)))
-    assert counts == {"hold": 100}
+        calls = [client.start("Reserve", serving.reserve_request("acct", 1)) for _ in range(100)]
+        counts = collections.Counter(await asyncio.gather(*(outcome(call) for call in calls)))
+        assert counts == {"hold": 100}
 
 
 async def test_calls_beyond_those_in_work_are_refused_and_pushed_back(scene: serving.Scene) -> None:

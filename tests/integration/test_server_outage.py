@@ -6,13 +6,13 @@ import asyncio
 import os
 import pathlib
 import signal
+import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
-import grpc.aio
 import pytest
 import pytest_asyncio
 import redis
@@ -33,12 +33,13 @@ BACK_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def own_postgres(store_directory: pathlib.Path) -> Iterator[postgres.Postgres]:
+def own_postgres() -> Iterator[postgres.Postgres]:
     """One that tests may stop."""
-    made = postgres.Postgres(store_directory / "outage", durable=False)
-    made.start()
-    yield made
-    made.kill()
+    with tempfile.TemporaryDirectory(prefix="meterd-tests-", ignore_cleanup_errors=True) as directory:
+        made = postgres.Postgres(pathlib.Path(directory), durable=False)
+        made.start()
+        yield made
+        made.kill()
 
 
 @pytest_asyncio.fixture
@@ -157,7 +158,7 @@ async def test_a_flushed_redis_is_fenced_with_the_reason_until_it_is_recovered(
     server: serving.Server, client: serving.Client, scene: serving.Scene
 ) -> None:
     await client.call("Commit", commit_of(await client.reserve("acct", 100), 60))
-    await becomes_flushed(client)
+    await serving.eventually(lambda: client.is_fresh("acct"))
     with redis.Redis.from_url(scene.redis_url) as connection:
         connection.flushall()
     assert (await client.refused("Reserve", serving.reserve_request("acct", 1))).code is UNAVAILABLE
@@ -172,16 +173,6 @@ async def test_a_flushed_redis_is_fenced_with_the_reason_until_it_is_recovered(
     assert await client.balance("acct") == (940, 0)
     answer = await client.call("Reserve", serving.reserve_request("acct", 940))
     assert (answer.hold.amount_micros, answer.balance.epoch) == (940, 2)
-
-
-async def becomes_flushed(client: serving.Client) -> None:
-    """Until Postgres has all records."""
-
-    async def is_fresh() -> bool:
-        found = await client.call("GetBalance", accounts_pb2.GetBalanceRequest(account_id="acct"))
-        return found.freshness_ms == 0
-
-    await serving.eventually(is_fresh)
 
 
 async def test_a_redis_that_comes_back_empty_is_not_served_from_even_before_a_call(
@@ -210,7 +201,7 @@ async def test_a_redis_that_comes_back_empty_is_not_served_from_even_before_a_ca
 async def test_without_postgres_loaded_accounts_are_metered_on(
     server: serving.Server, client: serving.Client, own_postgres: postgres.Postgres, scene: serving.Scene
 ) -> None:
-    await becomes_flushed(client)
+    await serving.eventually(lambda: client.is_fresh("acct"))
     own_postgres.stop()
     hold = await client.reserve("acct", 100)
     assert (await client.call("Commit", commit_of(hold, 60))).settlement.charged_micros == 60
@@ -228,7 +219,7 @@ async def test_without_postgres_loaded_accounts_are_metered_on(
     assert await server.health() == "SERVING"
     own_postgres.start()
     await client.call("CreateAccount", accounts_pb2.CreateAccountRequest(account_id="new"))
-    await becomes_flushed(client)
+    await serving.eventually(lambda: client.is_fresh("acct"))
     assert await serving.findings(scene.dsn, scene.redis_url) == []
 
 

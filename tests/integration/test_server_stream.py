@@ -17,6 +17,8 @@ from meterd_client.v1 import metering_pb2, types_pb2
 from tests import conftest
 from tests.integration import serving
 
+# gRPC's stubs leave it out.
+EOF: Any = getattr(grpc.aio, "EOF")  # noqa: B009
 CREDITS = types_pb2.CreditsCharge(amount_micros=100)
 
 
@@ -41,7 +43,7 @@ async def answers(opened: Any, count: int) -> dict[int, metering_pb2.StreamReply
     found: dict[int, metering_pb2.StreamReply] = {}
     while len(found) < count:
         response = await opened.read()
-        assert response is not grpc.aio.EOF, f"the stream ended after {len(found)} answers: {await opened.code()}"
+        assert response is not EOF, f"the stream ended after {len(found)} answers: {await opened.code()}"
         for reply in response.replies:
             assert reply.call_id not in found, "each call is answered once"
             found[reply.call_id] = reply
@@ -53,7 +55,7 @@ async def ending(opened: Any) -> tuple[int, grpc.StatusCode, str]:
     """How many more answers come, and the status with which the stream ends."""
     count = 0
     try:
-        while (response := await opened.read()) is not grpc.aio.EOF:
+        while (response := await opened.read()) is not EOF:
             count += len(response.replies)
     except grpc.aio.AioRpcError:
         pass
@@ -66,7 +68,7 @@ async def asked(client: serving.Client, *calls: metering_pb2.StreamCall) -> list
     await opened.write(frame(*calls))
     await opened.done_writing()
     found = await answers(opened, len(calls))
-    assert await opened.read() is grpc.aio.EOF
+    assert await opened.read() is EOF
     assert await opened.code() is grpc.StatusCode.OK
     return [found[one.call_id] for one in calls]
 
@@ -199,7 +201,12 @@ async def test_answers_too_large_for_one_message_come_in_several(client: serving
     book = catalog.Catalog(connections, partitions=conftest.PARTITIONS)
     await book.create_account(catalog.NewAccount(tenant_id="acme", account_id="many"))
     for number in range(250):
-        made = {"account_id": "many", "idempotency_key": str(number), "wallet": "default", "amount_micros": 1_000}
+        made: dict[str, Any] = {
+            "account_id": "many",
+            "idempotency_key": str(number),
+            "wallet": "default",
+            "amount_micros": 1_000,
+        }
         await book.add_grant(catalog.NewGrant(tenant_id="acme", category=1, **made))
     await connections.close()
     request = serving.reserve_request("many", 250_000)

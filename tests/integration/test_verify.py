@@ -18,7 +18,7 @@ from meterd.redis import ledger as redis_ledger
 from tests.integration import outbox, stores
 
 WALLET_DEBT, WALLET_HELD = 0, 1
-ACCOUNT_SPENT, ACCOUNT_WORTH, ACCOUNT_SEQ = 8, 6, 2
+ACCOUNT_SPENT, ACCOUNT_WORTH, ACCOUNT_SEQ = 8, 6, 3
 
 
 @pytest_asyncio.fixture(name="both")
@@ -72,9 +72,12 @@ async def tamper(both: stores.Stores, statement: str, *values: Any) -> None:
 async def tamper_packed(both: stores.Stores, field: str, place: int, by: int) -> None:
     """Adds to a number of the account's hash in Redis."""
     partition = ids.partition_of(both.address, outbox.PARTITIONS)
+    # All numbers of an account and of a wallet are doubles; the account's stand at its end, the wallet's first two at its start.
     text = (
-        "local p = cmsgpack.unpack(redis.call('HGET', KEYS[1], ARGV[1])) local i = tonumber(ARGV[2]) "
-        "p[i] = p[i] + tonumber(ARGV[3]) redis.call('HSET', KEYS[1], ARGV[1], cmsgpack.pack(p))"
+        "local s = redis.call('HGET', KEYS[1], ARGV[1]) local i = tonumber(ARGV[2]) "
+        "local at = ARGV[1] == 'c' and #s - 8 * (17 - i) + 1 or 8 * i - 7 "
+        "local changed = struct.pack('<d', struct.unpack('<d', s, at) + tonumber(ARGV[3])) "
+        "redis.call('HSET', KEYS[1], ARGV[1], string.sub(s, 1, at - 1) .. changed .. string.sub(s, at + 8))"
     )
     name = keys.account(partition, both.address)
     await both.run.command(("EVAL", text, "1", name, field, str(place + 1), str(by)))

@@ -27,16 +27,26 @@ BUNDLED = "bundled"
 _prices_option = click.option(
     "--prices",
     "source",
-    envvar="METERD_PRICES",
+    envvar=("METERD_PRICES", "METERD_PRICES_FILE"),
     default=BUNDLED,
     show_default=True,
     metavar="BOOK",
-    help="Price file, dumped book, version or 'bundled'. [env: METERD_PRICES]",
+    help="Price file, dumped book, version or 'bundled'. [env: METERD_PRICES or METERD_PRICES_FILE]",
 )
 _postgres_option = click.option(
-    "--postgres", envvar="METERD_POSTGRES_DSN", default="", help="DSN of the ledger, where versions are kept."
+    "--postgres",
+    envvar="METERD_POSTGRES_DSN",
+    default="",
+    metavar="DSN",
+    help="Postgres of the ledger, where versions are kept. [env: METERD_POSTGRES_DSN]",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class _Unreadable(click.ClickException):
+    """A book that cannot be compared; apart from the status for books that differ."""
+
+    exit_code = 2
 
 
 @click.group("prices", short_help="Look into prices, compare and check them.")
@@ -83,8 +93,10 @@ def show(model: str, provider: str, tier: str, at: str, source: str, postgres: s
         }
         click.echo(json.dumps(answer, indent=2))
         return
-    title = f"{basis.item}{f' ({tier})' if tier else ''}, margin × {basis.margin}, price version {basis.price_version}"
-    table = rich.table.Table("class", "input above", "units", "USD", "credits", title=title, title_justify="left")
+    click.echo(
+        f"{basis.item}{f' ({tier})' if tier else ''}, margin × {basis.margin}, price version {basis.price_version}"
+    )
+    table = rich.table.Table("class", "input above", "units", "USD", "credits")
     for row in rows:
         above = f"{row.above_input_tokens:,}" if row.above_input_tokens else ""
         table.add_row(row.usage_class, above, f"{row.per:,}", row.usd, row.credits)
@@ -106,7 +118,7 @@ def diff(before: str, after: str, postgres: str, as_json: bool) -> None:
     try:
         old, new = _book(before, postgres), _book(after, postgres)
     except click.ClickException as exc:
-        raise click.UsageError(exc.message) from exc
+        raise _Unreadable(exc.message) from exc
     changes = listing.changes(old, new)
     if as_json:
         rows = [dataclasses.asdict(change) for change in changes]
@@ -159,7 +171,7 @@ def _book(source: str, postgres: str) -> pricing.PriceBook:
         if not postgres:
             raise click.ClickException(f"{source}: a version is kept in Postgres; name it with --postgres")
         return asyncio.run(_stored(source, postgres))
-    except (errors.MeterdError, OSError, asyncpg.PostgresError) as exc:
+    except (errors.MeterdError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
         raise click.ClickException(f"{source}: {exc}" if source not in str(exc) else str(exc)) from exc
 
 

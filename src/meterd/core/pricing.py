@@ -411,7 +411,7 @@ def _override(book: PriceBook, provider: str, model: str, base: catalogue.Found 
         names = ((base.provider.id, model.lower()), (base.provider.id, base.model.id.lower()))
     else:
         known = catalogue.find_provider(book.providers, provider) if provider else None
-        names = ((provider.lower().strip(), model.lower()), (known.id if known else "", model.lower()))
+        names = ((provider.lower().strip(), model.lower()), (known.id if known else provider, model.lower()))
     return next((book.overrides[name] for name in names if name in book.overrides), None)
 
 

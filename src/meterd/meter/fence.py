@@ -14,8 +14,10 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import asyncpg
+
 from meterd.core import errors
-from meterd.postgres import partitions, records
+from meterd.postgres import partitions, pool, records
 from meterd.redis import keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -48,9 +50,7 @@ async def disagreement(run: runner.Runner, position: partitions.Position) -> str
             f"Postgres has records up to {position.cursor}, Redis only up to {last[0]}-{last[1]}: Redis lost its tail"
         )
     # The flusher never trims the record at its cursor.
-    return (
-        f"Redis has forgotten record {position.cursor}, which Postgres has last: later records were flushed, and Postgres lost them"
-    )
+    return f"Redis has forgotten record {position.cursor}, which Postgres has last: later records were flushed, and Postgres lost them"
 
 
 async def _last_entry_id(run: runner.Runner, outbox: str) -> tuple[int, int]:
@@ -116,8 +116,10 @@ class Fence:
             if self.reasons and self._run.is_connected:
                 try:
                     await self.arm()
-                except (errors.MeterdError, OSError) as exc:
+                except (errors.MeterdError, asyncpg.PostgresError, *pool.AWAY) as exc:
                     log.warning("fence: cannot check: %s", exc)
+            elif self._run.is_connected:
+                await self._watch()
             self._wake.clear()
             waits = [asyncio.ensure_future(stop.wait()), asyncio.ensure_future(self._wake.wait())]
             await asyncio.wait(waits, timeout=CHECK_INTERVAL_S, return_when=asyncio.FIRST_COMPLETED)
@@ -126,6 +128,19 @@ class Fence:
             # A storm of NOSCRIPT answers must not become a storm of checks.
             if self.reasons:
                 await asyncio.sleep(0.02)
+
+    async def _watch(self) -> None:
+        """Notices a Redis that was emptied while nobody calls: each script would, but health has to know before."""
+        known = list(self._ledger.sentinels)
+        try:
+            found: list[bytes | None] = await self._run.command(("MGET", *map(keys.sentinel, range(len(known)))))
+        except errors.MeterdError:
+            return
+        for partition, (there, expected) in enumerate(zip(found, known, strict=True)):
+            if expected is not None and there != expected and self._ledger.sentinels[partition] == expected:
+                self.raise_fence(
+                    partition, "Redis has no sentinel" if there is None else f"Redis has the sentinel {there!r}"
+                )
 
     async def arm(self) -> None:
         """Checks every fenced partition once, and arms those that agree."""

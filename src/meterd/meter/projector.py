@@ -10,7 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import asyncpg
 import redis.exceptions
@@ -26,6 +26,8 @@ POLL_S = 1.0
 AGE_S = 1.0
 # Sending again what Redis has applied, but Postgres not heard of yet, is harmless but of no use.
 RESEND_S = 10.0
+# Changes that wait for their records to be flushed; a busy account of a lagging flusher has many.
+SENT_AGAIN_MAX = 4
 # Bounds how long one round keeps its transaction open.
 ROUND_ACCOUNTS_MAX = 200
 ROUND_S_MAX = 10.0
@@ -76,11 +78,20 @@ class Projector:
             async with fold.locked(self._connections, address) as connection:
                 changes = await fold.pending_changes(connection, address)
                 try:
-                    return await hydration.apply(self._store, address, changes)
+                    return await hydration.apply(self._store, address, await self._unapplied(address, changes))
                 except errors.AccountNotLoadedError:
                     return await hydration.load(connection, self._store, address)
         except hydration.POSTGRES_ERRORS as exc:
             raise errors.UnavailableError(f"Postgres is away: {exc}; retry with the same id") from exc
+
+    async def _unapplied(self, address: str, changes: Sequence[ledger.Change]) -> Sequence[ledger.Change]:
+        """Those that Redis lacks, and the last, whose balance a caller waits for. Few are sent again sooner than they are looked up."""
+        if len(changes) <= SENT_AGAIN_MAX:
+            return changes
+        state = await self._store.account(address)
+        if state is None:
+            return changes
+        return [change for change in changes[:-1] if change.change_no > state.change_no] + [changes[-1]]
 
     async def round(self) -> int:
         """Projects the next accounts with changes that have waited; answers how many changes it sent. 0 if another server is at it."""

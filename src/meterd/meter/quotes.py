@@ -187,6 +187,8 @@ def reported(terms: requests.Terms, request: metering_pb2.ReportRequest, book: p
     if "model" not in terms:
         raise errors.FailedPreconditionError(f"hold_id: the hold is for {terms['item']}, not for a model")
     names = (request.provider, request.model) if request.model else (terms.get("provider", ""), terms["model"])
+    if not request.HasField("usage"):
+        raise errors.InvalidArgumentError("usage", "must be given")
     counts = usage_of(request.usage, "usage")
     quote = pricing.quote_model(book, names[0], names[1], counts, terms.get("tier", ""), terms["at"])
     return _quoted(quote, counts, types_pb2.USAGE_STATE_PARTIAL)

@@ -56,10 +56,9 @@ def rows(book: pricing.PriceBook, provider: str, model: str, service_tier: str, 
 def changes(before: pricing.PriceBook, after: pricing.PriceBook) -> list[Change]:
     """What differs, by item and name."""
     old, new = dict(_facts(before)), dict(_facts(after))
+    both = ((key, old.get(key, ""), new.get(key, "")) for key in sorted(old.keys() | new.keys()))
     return [
-        Change(item=item, name=name, before=old.get((item, name), ""), after=new.get((item, name), ""))
-        for item, name in sorted(old.keys() | new.keys())
-        if old.get((item, name)) != new.get((item, name))
+        Change(item=item, name=name, before=value, after=other) for (item, name), value, other in both if value != other
     ]
 
 

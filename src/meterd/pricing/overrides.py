@@ -20,11 +20,21 @@ PRICE_MAX = Decimal(1_000_000_000)
 KEY_CHARS_MAX = 64
 # A file with more would make every start slow.
 ENTRIES_MAX = 10_000
+# Prices nest 9 deep. The parser takes quadratic time for brackets in brackets: 2 minutes for 100 KB of them.
+DEPTH_MAX = 32
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?\Z")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\Z")
-_PRICE_KEYS = tuple(unit.price_key for unit in ratecards.CLASSES)
+PRICE_KEYS = tuple(unit.price_key for unit in ratecards.CLASSES)
 _POLICIES = (pricing.DENY, pricing.FALLBACK_RATE, pricing.QUARANTINE)
+
+_OPENING = (
+    yaml.FlowSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.BlockMappingStartToken,
+)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 Node = yaml.Node
 Fields = dict[str, tuple[yaml.ScalarNode, yaml.Node]]
@@ -48,10 +58,14 @@ def parsed(text: str, source: str = "prices") -> dict[str, Any]:
 
 def _composed(text: str, source: str) -> yaml.Node | None:
     try:
+        depth = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
             # An alias would let a small file grow without bounds.
             if isinstance(token, yaml.AliasToken):
                 raise PriceFileError(source, token.start_mark.line + 1, f"*{token.value}", "aliases are not supported")
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > DEPTH_MAX:
+                raise PriceFileError(source, token.start_mark.line + 1, "", f"nested more than {DEPTH_MAX} deep")
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark is not None else 0
@@ -189,7 +203,7 @@ class _Reader:
         self, node: Node, place: str, others: Sequence[str] = (), *, whole: bool = True
     ) -> tuple[dict[str, Any], Fields]:
         """The prices by field of Usage, and all fields of the node. `whole`: they stand alone, not on top of others."""
-        fields = self._fields(node, place, (*_PRICE_KEYS, *others))
+        fields = self._fields(node, place, (*PRICE_KEYS, *others))
         prices = {
             ratecards.BY_PRICE_KEY[key].field: self._price(value, f"{place}.{key}", ratecards.BY_PRICE_KEY[key])
             for key, (_, value) in fields.items()

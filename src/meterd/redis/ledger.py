@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,14 @@ TOMBSTONE_TTL_MS = 60 * 60 * 1000
 GRANT_EXPIRIES_PER_CALL_MAX = 50
 _SCAN_COUNT = 500
 
+# By the first word of an ending.
+_KINDS = {
+    "2": ledger.Kind.COMMIT,
+    "3": ledger.Kind.COMMIT_LATE,
+    "4": ledger.Kind.RELEASE,
+    "5": ledger.Kind.EXPIRE,
+    "6": ledger.Kind.CHARGE,
+}
 _STATES = {
     "C": ledger.State.COMMITTED,
     "L": ledger.State.COMMITTED_LATE,
@@ -71,6 +80,8 @@ class RedisLedger:
         )
         reply = await self._call("reserve", partition, names, args)
         code = reply[0]
+        if code == b"RESERVED":
+            return self._reserved(reply, command, partition)
         if code == b"HELD":
             return self._held(reply, command.hold, command.address, partition)
         if code == b"SETTLED":
@@ -156,7 +167,8 @@ class RedisLedger:
             return self._held(reply, hold, address, partition)
         outcome = self._settled(reply, hold, partition)
         assert isinstance(outcome, ledger.Settled)
-        return outcome
+        late = reply[2].partition(b"\n")[2]
+        return dataclasses.replace(outcome, terms=late.split(b" ", 3)[3]) if late else outcome
 
     async def expire(self, address: str, hold: uuid.UUID) -> ledger.Settled | None:
         """Ends a hold whose time is up; None if there is nothing to end (yet)."""
@@ -339,7 +351,10 @@ class RedisLedger:
     def _raise(self, reply: runner.Reply, partition: int) -> Any:
         match reply[0]:
             case b"FENCED":
-                self._fence(partition, f"sentinel is {reply[1].decode()!r}")
+                found = (
+                    f"the sentinel {reply[1].decode()!r}" if reply[1] else "no sentinel: it is empty, or was flushed"
+                )
+                self._fence(partition, f"Redis has {found}")
                 raise errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
             case b"NOTLOADED":
                 raise errors.AccountNotLoadedError("account_id: not loaded")
@@ -377,21 +392,37 @@ class RedisLedger:
             epoch=int(sentinel[: sentinel.index(b":")]),
         )
 
+    def _reserved(self, reply: runner.Reply, command: ledger.Reserve, partition: int) -> ledger.Held:
+        _, amount, created_ms, available, held, seq, slices = reply
+        return ledger.Held(
+            hold=command.hold,
+            address=command.address,
+            wallet=command.wallet,
+            amount_micros=amount,
+            state=ledger.State.OPEN,
+            created_ms=created_ms,
+            expires_ms=created_ms + command.ttl_ms,
+            draws=_listed(slices.decode()),
+            terms=command.terms,
+            replayed=False,
+            balance=self._balance(command.wallet, available, held, seq, partition),
+        )
+
     def _held(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
-        wallet = reply[2].decode()
+        wallet, amount, created, expires, reported, available, held, seq, slices = reply[2].decode().split(" ")
         return ledger.Held(
             hold=hold,
             address=address,
             wallet=wallet,
-            amount_micros=reply[3],
+            amount_micros=int(amount),
             state=ledger.State.OPEN,
-            created_ms=reply[4],
-            expires_ms=reply[5],
-            draws=_draws(reply[6]),
-            terms=reply[7],
+            created_ms=int(created),
+            expires_ms=int(expires),
+            draws=_listed(slices),
+            terms=reply[3],
             replayed=reply[1] == 1,
-            balance=self._balance(wallet, reply[8], reply[9], reply[10], partition),
-            reported_micros=reply[11],
+            balance=self._balance(wallet, int(available), int(held), int(seq), partition),
+            reported_micros=int(reported),
         )
 
     def _open_hold(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
@@ -405,7 +436,7 @@ class RedisLedger:
             hold=command.hold,
             address=command.address,
             wallet=settled.balance.wallet,
-            amount_micros=reply[13],
+            amount_micros=int(reply[2].split(b" ", 9)[8]),
             state=_STATES[settled.kind],
             created_ms=ids.uuid7_ms(command.hold),
             expires_ms=settled.at_ms,
@@ -419,18 +450,20 @@ class RedisLedger:
         if reply[0] == b"ASK" or reply[0] == b"NOHOLD":
             return ledger.AskDurable()
         self._raise_unless(reply, b"SETTLED", partition)
+        ended: str = reply[2].decode().partition("\n")[0]
+        state, _, _, available, held, seq, at, wallet, _, _, *amounts, drawn, _, _ = ended.split(" ")
+        charged, returned, uncollected, forfeited, _revoked = amounts
         return ledger.Settled(
-            kind=ledger.Kind(reply[2].decode()),
+            kind=_KINDS[state],
             txn=txn,
-            charged_micros=reply[3],
-            returned_micros=reply[4],
-            uncollected_micros=reply[5],
-            forfeited_micros=reply[6],
-            at_ms=reply[7],
-            draws=_draws(reply[8]),
+            charged_micros=int(charged),
+            returned_micros=int(returned),
+            uncollected_micros=int(uncollected),
+            forfeited_micros=int(forfeited),
+            at_ms=int(at),
+            draws=_listed(drawn),
             replayed=reply[1] == 1,
-            balance=self._balance(reply[9].decode(), reply[10], reply[11], reply[12], partition),
-            terms=reply[14] if len(reply) > 14 else b"",
+            balance=self._balance(wallet, int(available), int(held), int(seq), partition),
         )
 
     def _denied(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied:
@@ -452,7 +485,7 @@ class RedisLedger:
     def account_state(self, reply: runner.Reply, address: str) -> ledger.AccountState:
         """What the script `account` answered, as a value."""
         sentinel = self.sentinels[ids.partition_of(address, self.partitions)] or b"0:"
-        tenant, account, seq, txn, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
+        tenant, account, txn, seq, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
         policy, overdraft, strict, frozen = settings
         return ledger.AccountState(
             tenant_id=tenant.decode(),
@@ -474,13 +507,6 @@ class RedisLedger:
             epoch=int(sentinel[: sentinel.index(b":")]),
             holds_open=holds,
         )
-
-
-def _draws(flat: list[Any]) -> tuple[ledger.Draw, ...]:
-    return tuple(
-        ledger.Draw(grant_id=uuid.UUID(hex=flat[at].decode()), amount_micros=flat[at + 1])
-        for at in range(0, len(flat), 2)
-    )
 
 
 def _wallet_state(wallet: list[Any]) -> ledger.WalletState:

@@ -51,13 +51,24 @@ def _needed(prelude: str, body: str) -> str:
     return "\n".join(kept)
 
 
+def _inlined(text: str) -> str:
+    """The text with names of places (a line such as `local A, B = 1, 2`) as the numbers that they stand for: a name would be a variable
+    that each closure keeps."""
+    for line in re.findall(r"^local [A-Z, ]+ = [\d, ]+$", text, re.MULTILINE):
+        text = text.replace(line + "\n", "")
+        names, _, numbers = line.removeprefix("local ").partition(" = ")
+        for constant, number in zip(names.split(", "), numbers.split(", "), strict=True):
+            text = re.sub(rf"\b{constant}\b(?!')", number, text)
+    return text
+
+
 def read(name: str) -> Script:
     """The verb `name`: its first line (flags), what it needs of the shared prelude, its body."""
     folder = importlib.resources.files("meterd.redis").joinpath("lua")
     first, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
     body = _without_comments(body)
     prelude = folder.joinpath("prelude.lua").read_text()
-    text = f"{first}\n{_needed(prelude, body)}\n{body}\n"
+    text = _inlined(f"{first}\n{_needed(prelude, body)}\n{body}\n")
     return Script(name=name, text=text, sha=hashlib.sha1(text.encode()).hexdigest().encode())
 
 

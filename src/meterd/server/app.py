@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import pathlib
 import signal
@@ -127,9 +126,6 @@ class App:
         streams = self._add_services(server, made)
         address = self._listen(server)
         await server.start()
-        # Modules and price books stay for good; looking at them in every full collection took 3 % of a busy server's time.
-        gc.collect()
-        gc.freeze()
         _log.info("listening on %s", address)
         if on_serving is not None:
             on_serving(address)

@@ -8,15 +8,14 @@ local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local all = call('HGETALL', KEYS[2])
 if #all == 0 then return {'NOTLOADED'} end
-local account, wallets
+local account, wallets = nil, {}
 for i = 1, #all, 2 do
-  local value = cmsgpack.unpack(all[i + 1])
-  if all[i] == 'c' then account = value
+  if all[i] == 'c' then
+    account = unpacked_account(all[i + 1])
   else
-    local grants = {}
-    for j = 3, #value do grants[j - 2] = value[j] end
-    wallets = wallets or {}
-    wallets[#wallets + 1] = {string.sub(all[i], 3), value[1], value[2], grants}
+    local w, grants = unpacked_wallet(all[i + 1]), {}
+    for g = FIRST, #w, NEXT do grants[#grants + 1] = {unpack(w, g, g + NEXT - 1)} end
+    wallets[#wallets + 1] = {string.sub(all[i], 3), w[DEBT], w[PINNED], grants}
   end
 end
-return {'ACCOUNT', now_ms(), account, wallets or {}}
+return {'ACCOUNT', now_ms(), account, wallets}

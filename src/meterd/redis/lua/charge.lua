@@ -5,13 +5,11 @@
 --       8 tombstone ttl (ms), 9 replay only (0 or 1), 10 outbox length at most, 11 charge uuid (32 hex), 12 address
 -- Returns {code, …}:
 --   SETTLED … as commit | DENIED … as reserve | ASK | CONFLICT state | NOTLOADED | NOWALLET | FULL | FENCED | BADARG n | RANGE | BROKEN
-local epoch = call('GET', KEYS[1])
+local epoch, old = unpack(call('MGET', KEYS[1], KEYS[5]))
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
-local old = call('GET', KEYS[5])
 if old then
-  local ended = cmsgpack.unpack(old)
-  if ended[1] ~= 6 or ended[2] ~= ARGV[4] then return {'CONFLICT', ended[1]} end
-  return settled_reply(ended, 1)
+  if string.match(old, '^6 (%x+) ') ~= ARGV[4] then return {'CONFLICT', '6'} end
+  return {'SETTLED', 1, old}
 end
 if ARGV[9] == '1' then return {'ASK'} end
 local charge = whole(ARGV[3])
@@ -21,20 +19,19 @@ if not a then return {'NOTLOADED'} end
 if not w then return {'NOWALLET'} end
 local now = now_ms()
 local free = available(w, now)
-if a[FROZEN] == 1 then return {'DENIED', 2, free, charge, 0, w[2], a[SEQ]} end
+if a[FROZEN] == 1 then return {'DENIED', 2, free, charge, 0, w[PINNED], a[SEQ]} end
 local policy = tonumber(ARGV[5])
-if policy == 4 and free < charge then return {'DENIED', 1, free, charge, 0, w[2], a[SEQ]} end
+if policy == 4 and free < charge then return {'DENIED', 1, free, charge, 0, w[PINNED], a[SEQ]} end
 if call('XLEN', KEYS[3]) >= tonumber(ARGV[10]) then return {'FULL'} end
 if not is_conserved(a) then return {'BROKEN'} end
 local spent, debt = beyond(w, now, charge, policy == 4 and 2 or policy, a[OVERDRAFT])
 local charged = sum(spent) + debt
 if a[SPENT] + charged > MAX then return {'RANGE'} end
 a[WORTH], a[SPENT] = a[WORTH] - charged, a[SPENT] + charged
-local r = {kind = 'H', txn = ARGV[11], address = ARGV[12], wallet = ARGV[2], charged = charged, uncollected = charge - charged,
-  drawn = spent, digest = ARGV[4], policy = policy == 4 and 2 or policy, terms = ARGV[6], detail = ARGV[7]}
-check_types(KEYS)
+local amounts = format('0 0 %d 0 %d 0 0 %s - -', charged, charge - charged, listed(spent))
+if policy == 4 then policy = 2 end
 -- checks above, writes below
-record(KEYS, a, w, epoch, now, r)
-local ended = {6, ARGV[4], '', charged, 0, charge - charged, 0, now, spent, ARGV[2], a[SEQ], available(w, now), w[2], 0}
-call('SET', KEYS[5], cmsgpack.pack(ended), 'PX', ARGV[8])
-return settled_reply(ended, 0)
+local core = record(KEYS, a, w, epoch, now, 'H', ARGV[11], ARGV[12], ARGV[2], amounts, 0, ARGV[4], policy, ARGV[6], ARGV[7])
+local ended = format('6 %s - %d %d %s', ARGV[4], available(w, now), w[PINNED], core)
+call('SET', KEYS[5], ended, 'PX', ARGV[8])
+return {'SETTLED', 0, ended}

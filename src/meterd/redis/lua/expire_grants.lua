@@ -10,17 +10,21 @@ if not a then return {'NOTLOADED'} end
 if not w then return {'EXPIRED', '0', '0'} end
 if not is_conserved(a) then return {'BROKEN'} end
 local now, due, soonest = now_ms(), {}, 0
-for i = 3, #w do
-  local g = w[i]
-  if g[4] > 0 and g[4] <= now and g[2] > 0 and #due < tonumber(ARGV[4]) then due[#due + 1] = g
-  elseif g[4] > 0 and g[2] + g[3] > 0 and (soonest == 0 or g[4] < soonest) and (g[4] > now or g[2] > 0) then soonest = g[4] end
+for g = FIRST, #w, NEXT do
+  local ends, left = w[g + UNTIL], w[g + LEFT]
+  if ends > 0 and ends <= now and left > 0 and #due < tonumber(ARGV[4]) then due[#due + 1] = w[g]
+  elseif ends > 0 and left + w[g + OPEN] > 0 and (soonest == 0 or ends < soonest) and (ends > now or left > 0) then soonest = ends end
 end
-check_types(KEYS)
+check_outbox(KEYS)
 -- checks above, writes below
-for _, g in ipairs(due) do
-  local amount = g[2]
-  g[2] = 0
+for _, id in ipairs(due) do
+  -- The record before this one may have taken a grant out.
+  local g = FIRST
+  while w[g] ~= id do g = g + NEXT end
+  local amount = w[g + LEFT]
+  w[g + LEFT] = 0
   a[WORTH], a[EXPIRED] = a[WORTH] - amount, a[EXPIRED] + amount
-  record(KEYS, a, w, epoch, now, {kind = 'X', txn = g[1], address = ARGV[2], wallet = ARGV[3], expired = amount, forfeits = {g[1], amount}})
+  local amounts = format('0 0 0 0 0 %d 0 - %s -', amount, listed({id, amount}))
+  record(KEYS, a, w, epoch, now, 'X', id, ARGV[2], ARGV[3], amounts, 0, '-', 0, '', '')
 end
 return {'EXPIRED', #due, soonest}

@@ -7,30 +7,32 @@
 local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local number, amount, effective, expires = whole(ARGV[2]), whole(ARGV[5]), whole(ARGV[8]), whole(ARGV[9])
+local category, priority = whole(ARGV[6]), tonumber(ARGV[7])
+if not number then return {'BADARG', '2'} end
 if not amount or amount == 0 then return {'BADARG', '5'} end
+if not category or not priority then return {'BADARG', '6'} end
+if not effective or not expires then return {'BADARG', '8'} end
 local a, w = read_account(KEYS[2], ARGV[4])
 if not a then return {'NOTLOADED'} end
 local now = now_ms()
 w = w or {0, 0}
-if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[2], a[SEQ]} end
-if #w - 2 >= tonumber(ARGV[11]) then return {'FULL'} end
+if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[PINNED], a[SEQ]} end
+if (#w - 2) / NEXT >= tonumber(ARGV[11]) then return {'FULL'} end
 if a[GRANTED] + amount > MAX then return {'RANGE'} end
 if not is_conserved(a) then return {'BROKEN'} end
-local g = {ARGV[3], amount, 0, expires, effective, tonumber(ARGV[7]), tonumber(ARGV[6]), number, 0}
+local grant = {ARGV[3], amount, 0, expires, effective, priority, category, number, 0}
 local paid = {}
-if w[1] > 0 and is_active(g, now) then
-  local part = math.min(w[1], amount)
-  g[2], w[1], paid = amount - part, w[1] - part, {g[1], part}
+if w[DEBT] > 0 and is_active(grant, 1, now) then
+  local part = math.min(w[DEBT], amount)
+  grant[1 + LEFT], w[DEBT], paid = amount - part, w[DEBT] - part, {ARGV[3], part}
 end
-local at = #w + 1
-for i = #w, 3, -1 do
-  if burns_before(g, w[i]) then at = i end
-end
-table.insert(w, at, g)
+local at = FIRST
+while w[at] and not burns_before(grant, 1, w, at) do at = at + NEXT end
+for i = NEXT, 1, -1 do table.insert(w, at, grant[i]) end
 a[CHANGE], a[GRANTED], a[WORTH] = number, a[GRANTED] + amount, a[WORTH] + amount
-local r = {kind = 'G', txn = ARGV[3], address = ARGV[10], wallet = ARGV[4], granted = amount, drawn = paid, change = number}
-check_types(KEYS)
+local amounts = format('0 %d 0 0 0 0 0 %s - -', amount, listed(paid))
+check_outbox(KEYS)
 -- checks above, writes below
-record(KEYS, a, w, epoch, now, r)
 if expires > 0 then call('ZADD', KEYS[4], 'LT', ARGV[9], ARGV[10]) end
-return {'APPLIED', amount, available(w, now), w[2], a[SEQ]}
+record(KEYS, a, w, epoch, now, 'G', ARGV[3], ARGV[10], ARGV[4], amounts, number, '-', 0, '', '')
+return {'APPLIED', amount, available(w, now), w[PINNED], a[SEQ]}

@@ -10,7 +10,7 @@ local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 if call('EXISTS', KEYS[2]) == 1 then return {'ALREADY'} end
 for i = 7, 12 do
-  if not whole(ARGV[i]) then return {'BADARG', text(i)} end
+  if not whole(ARGV[i]) then return {'BADARG', format('%d', i)} end
 end
 local at, total, soonest, fields = 17, 0, 0, {}
 for _ = 1, tonumber(ARGV[16]) do
@@ -19,22 +19,23 @@ for _ = 1, tonumber(ARGV[16]) do
   at = at + 3
   for _ = 1, count do
     local expires = tonumber(ARGV[at + 2])
-    w[#w + 1] = {ARGV[at], tonumber(ARGV[at + 1]), 0, expires, tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]),
+    local grant = {ARGV[at], tonumber(ARGV[at + 1]), 0, expires, tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5]),
       tonumber(ARGV[at + 6]), tonumber(ARGV[at + 7])}
+    for i = 1, NEXT do w[#w + 1] = grant[i] end
     if expires > 0 and (soonest == 0 or expires < soonest) then soonest = expires end
     at = at + 8
   end
   total = total + worth(w)
   fields[#fields + 1] = 'w:' .. name
-  fields[#fields + 1] = cmsgpack.pack(prune(w))
+  fields[#fields + 1] = packed_wallet(w)
 end
 local granted = tonumber(ARGV[7])
 if granted ~= total + tonumber(ARGV[8]) + tonumber(ARGV[9]) + tonumber(ARGV[10]) then return {'BROKEN'} end
 local n = {}
 for _, i in ipairs({4, 6, 8, 9, 10, 11, 12, 13, 14}) do n[i] = tonumber(ARGV[i]) end
-local a = {ARGV[2], ARGV[3], n[4], ARGV[5], n[6], granted, total, 0, n[8], n[9], n[10], 0, n[11], n[12], n[13], n[14]}
+local a = {ARGV[2], ARGV[3], ARGV[5], n[4], n[6], granted, total, 0, n[8], n[9], n[10], 0, n[11], n[12], n[13], n[14]}
 call('ZCARD', KEYS[3])
 -- checks above, writes below
-call('HSET', KEYS[2], 'c', cmsgpack.pack(a), unpack(fields))
-if soonest > 0 then call('ZADD', KEYS[3], text(soonest), ARGV[15]) end
+call('HSET', KEYS[2], 'c', packed_account(a), unpack(fields))
+if soonest > 0 then call('ZADD', KEYS[3], format('%d', soonest), ARGV[15]) end
 return {'LOADED'}

@@ -1,20 +1,32 @@
--- Shared by all verbs; the loader puts it in front of each. No redis.call that writes stands here, except in `record`.
+-- Shared by all verbs; the loader puts in front of each what it needs of this, with names of places as the numbers they stand for.
+-- No redis.call that writes stands here, except in `record`.
 --
--- wallet  = {debt, held, grant, …} in burn order, packed with cmsgpack in the account's field "w:" .. name
--- grant   = {id (32 hex), available, held, expires_ms (0: never), effective_ms, priority, category, number, revoked (0 or 1)}
--- hold    = {1, digest, wallet, amount, slices, created_ms, expires_ms, overage, expiry, terms, reported, reported detail}
--- ended   = {state (2-5 as in the proto, 6: a charge), reserve digest, commit digest, charged, returned, uncollected, forfeited,
---            at_ms, draws, wallet, seq, available, held, amount [, overage, terms, created_ms, expires_ms: while a late Commit may come]}
--- slices, draws = {grant id, amount, grant id, amount, …}
--- All amounts are whole micro-credits within ±(2^53 − 1), which doubles hold exactly.
+-- All amounts are whole micro-credits within ±(2^53 − 1), which doubles hold exactly; they are packed as doubles, and go into text by
+-- string.format's %d, which takes them as 64-bit integers: `..` and tostring would give 14 digits.
+-- Slices and draws are rows: {grant id, amount, grant id, amount, …}
 local MAX = 9007199254740991
 
 local call = redis.call
 
 local format = string.format
 
--- Exact decimal text of a whole number: %d takes it as a 64-bit integer. tostring and .. would give 14 digits.
-local function text(n) return format('%d', n) end
+-- An account: the field "c" of its hash. The sums obey: granted = worth + held + spent + expired + revoked.
+local TENANT, ID, TXN, SEQ, CHANGE, GRANTED, WORTH, HELD = 1, 2, 3, 4, 5, 6, 7, 8
+local SPENT, EXPIRED, REVOKED, HOLDS, POLICY, OVERDRAFT, STRICT, FROZEN = 9, 10, 11, 12, 13, 14, 15, 16
+
+-- A wallet: the field "w:" .. name. Its debt, what open holds have of it, and its grants in burn order, all in one row:
+-- {debt, held, id (32 hex), available, held, expires_ms (0: never), effective_ms, priority, category, number, revoked (0 or 1), id, …}
+local DEBT, PINNED, FIRST = 1, 2, 3
+-- Places from a grant's id on; the next grant begins at NEXT.
+local LEFT, OPEN, UNTIL, SINCE, PRIORITY, CATEGORY, NUMBER, VOID, NEXT = 1, 2, 3, 4, 5, 6, 7, 8, 9
+
+-- An open hold. The key of an ended one keeps text instead, which is also the answer to its end: "state reserve-digest commit-digest
+-- available held seq at_ms wallet amount granted charged returned uncollected expired revoked drawn forfeits revocations"; state is 2-5
+-- as in the proto, 6 for a charge; "-" is an empty one. While a late Commit may come, a second line: "overage created_ms expires_ms terms".
+local STATE, DIGEST, WALLET, TERMS, DETAIL, AMOUNT, CREATED, DEADLINE = 1, 2, 3, 4, 5, 6, 7, 8
+local REPORTED, OVERAGE, EXPIRY, SLICES = 9, 10, 11, 12
+-- Words of an ending; state and digest have the same places as in an open hold.
+local COMMIT_DIGEST, ENDED_WALLET, ENDED_AMOUNT, ENDED_CHARGED = 3, 8, 9, 11
 
 -- A whole number ≥ 0 from text, or nil: tonumber alone takes nan, inf, 0x10 and 1e3.
 local function whole(s)
@@ -23,9 +35,8 @@ local function whole(s)
   return n <= MAX and n or nil
 end
 
-
 local function listed(draws)
-  if not draws or #draws == 0 then return '-' end
+  if not draws[1] then return '-' end
   local out = format('%s:%d', draws[1], draws[2])
   for i = 3, #draws, 2 do out = format('%s,%s:%d', out, draws[i], draws[i + 1]) end
   return out
@@ -36,34 +47,37 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local function is_active(g, now) return g[9] == 0 and g[5] <= now and (g[4] == 0 or g[4] > now) end
+local function is_active(w, g, now)
+  local ends = w[g + UNTIL]
+  return w[g + VOID] == 0 and w[g + SINCE] <= now and (ends == 0 or ends > now)
+end
 
 local function available(w, now)
-  local sum = -w[1]
-  for i = 3, #w do
-    if is_active(w[i], now) then sum = sum + w[i][2] end
+  local sum = -w[DEBT]
+  for g = FIRST, #w, NEXT do
+    if is_active(w, g, now) then sum = sum + w[g + LEFT] end
   end
   return sum
 end
 
--- Σ available of all grants − debt: what the account's field b sums up, whether a grant is active or not.
+-- Σ available of all grants − debt: what the account's worth sums up, whether a grant is active or not.
 local function worth(w)
-  local sum = -w[1]
-  for i = 3, #w do sum = sum + w[i][2] end
+  local sum = -w[DEBT]
+  for g = FIRST, #w, NEXT do sum = sum + w[g + LEFT] end
   return sum
 end
 
--- Takes up to `want` from active grants in burn order into `draws`; answers what it took.
-local function take(w, now, want, draws)
+-- Takes up to `want` from active grants in burn order into `draws`, and where `is_held` into what they hold; answers what it took.
+local function take(w, now, want, draws, is_held)
   local left = want
-  for i = 3, #w do
+  for g = FIRST, #w, NEXT do
     if left <= 0 then break end
-    local g = w[i]
-    if g[2] > 0 and is_active(g, now) then
-      local part = math.min(g[2], left)
-      g[2] = g[2] - part
+    local part = math.min(w[g + LEFT], left)
+    if part > 0 and is_active(w, g, now) then
+      w[g + LEFT] = w[g + LEFT] - part
+      if is_held then w[g + OPEN] = w[g + OPEN] + part end
       left = left - part
-      draws[#draws + 1] = g[1]
+      draws[#draws + 1] = w[g]
       draws[#draws + 1] = part
     end
   end
@@ -82,39 +96,33 @@ local function merge(into, draws)
   end
 end
 
--- Grants with nothing left and nothing held leave the wallet.
-local function prune(w)
-  local is_full = true
-  for i = 3, #w do
-    if w[i][2] == 0 and w[i][3] == 0 then is_full = false end
+-- The wallet packed. Grants with nothing left and nothing held leave it.
+local function packed_wallet(w)
+  for g = #w - NEXT + 1, FIRST, -NEXT do
+    if w[g + LEFT] == 0 and w[g + OPEN] == 0 then
+      for _ = 1, NEXT do table.remove(w, g) end
+    end
   end
-  if is_full then return w end
-  local kept = {w[1], w[2]}
-  for i = 3, #w do
-    if w[i][2] > 0 or w[i][3] > 0 then kept[#kept + 1] = w[i] end
-  end
-  return kept
+  return struct.pack('<dd' .. string.rep('c32dddddddd', (#w - 2) / NEXT), unpack(w))
 end
 
 -- Ends the slices of a hold: the first `charge` micros are spent, the rest goes back to its grants, or is forfeited where a grant
 -- has expired, or revoked where it was revoked. Answers spent draws, returned, forfeited draws, revoked draws.
 local function unhold(w, slices, charge, now)
   local spent, back, forfeited, revoked = {}, 0, {}, {}
-  local by_id = {}
-  for i = 3, #w do by_id[w[i][1]] = w[i] end
   for i = 1, #slices, 2 do
-    local id, amount = slices[i], slices[i + 1]
-    local g = by_id[id]
+    local id, amount, g = slices[i], slices[i + 1], FIRST
+    while w[g] ~= id do g = g + NEXT end
     local part = math.min(amount, charge)
     charge = charge - part
-    g[3] = g[3] - amount
-    w[2] = w[2] - amount
+    w[g + OPEN] = w[g + OPEN] - amount
+    w[PINNED] = w[PINNED] - amount
     if part > 0 then spent[#spent + 1] = id; spent[#spent + 1] = part end
     local rest = amount - part
     if rest > 0 then
-      if g[9] == 1 then revoked[#revoked + 1] = id; revoked[#revoked + 1] = rest
-      elseif g[4] ~= 0 and g[4] <= now then forfeited[#forfeited + 1] = id; forfeited[#forfeited + 1] = rest
-      else g[2] = g[2] + rest; back = back + rest end
+      if w[g + VOID] == 1 then revoked[#revoked + 1] = id; revoked[#revoked + 1] = rest
+      elseif w[g + UNTIL] ~= 0 and w[g + UNTIL] <= now then forfeited[#forfeited + 1] = id; forfeited[#forfeited + 1] = rest
+      else w[g + LEFT] = w[g + LEFT] + rest; back = back + rest end
     end
   end
   return spent, back, forfeited, revoked
@@ -133,30 +141,37 @@ local function beyond(w, now, want, policy, overdraft_limit)
   if policy ~= 1 and want > 0 then
     local room = available(w, now)
     local taken = 0
-    if room > 0 then taken = take(w, now, math.min(want, room), draws) end
+    if room > 0 then taken = take(w, now, math.min(want, room), draws, false) end
     if policy == 3 then
-      debt = math.max(0, math.min(want - taken, overdraft_limit - w[1]))
-      w[1] = w[1] + debt
+      debt = math.max(0, math.min(want - taken, overdraft_limit - w[DEBT]))
+      w[DEBT] = w[DEBT] + debt
     end
   end
   return draws, debt
 end
 
--- Places in a packed account. The sums obey: granted = worth + held + spent + expired + revoked.
-local TENANT, ID, SEQ, TXN, CHANGE, GRANTED, WORTH, HELD = 1, 2, 3, 4, 5, 6, 7, 8
-local SPENT, EXPIRED, REVOKED, HOLDS, POLICY, OVERDRAFT, STRICT, FROZEN = 9, 10, 11, 12, 13, 14, 15, 16
+local function packed_account(a)
+  return struct.pack('<Hc0Hc0Hc0ddddddddddddd', #a[TENANT], a[TENANT], #a[ID], a[ID], #a[TXN], a[TXN], unpack(a, SEQ, FROZEN))
+end
+
+local function unpacked_account(s)
+  local a = {struct.unpack('<Hc0Hc0Hc0ddddddddddddd', s)}
+  a[#a] = nil
+  return a
+end
+
+-- struct.unpack answers where it stopped as well: one value too many for a list.
+local function unpacked_wallet(s)
+  local w = {struct.unpack('<dd' .. string.rep('c32dddddddd', (#s - 16) / 96), s)}
+  w[#w] = nil
+  return w
+end
 
 -- The account and one of its wallets, unpacked; nil where the account is not loaded, or has no such wallet.
 local function read_account(key, wallet)
   local f = call('HMGET', key, 'c', 'w:' .. wallet)
   if not f[1] then return nil, nil end
-  return cmsgpack.unpack(f[1]), f[2] and cmsgpack.unpack(f[2])
-end
-
--- Raises before the first write what a later one would raise: the outbox or the zset is of another type.
-local function check_types(keys)
-  call('XLEN', keys[3])
-  if keys[4] then call('ZCARD', keys[4]) end
+  return unpacked_account(f[1]), f[2] and unpacked_wallet(f[2])
 end
 
 -- Asked in every script before its first write.
@@ -164,50 +179,78 @@ local function is_conserved(a)
   return a[GRANTED] == a[WORTH] + a[HELD] + a[SPENT] + a[EXPIRED] + a[REVOKED]
 end
 
-local RECORD = '%s %s %s %s %s %d %d %s %d %d %d %d %d %d %d %s %s %s %d %d %d %d %d %s %d'
+local function packed_hold(h)
+  local slices = h[SLICES]
+  return struct.pack('<c1Hc0Hc0Ic0Ic0ddddBB' .. string.rep('c32d', #slices / 2), h[STATE], #h[DIGEST], h[DIGEST], #h[WALLET], h[WALLET],
+    #h[TERMS], h[TERMS], #h[DETAIL], h[DETAIL], h[AMOUNT], h[CREATED], h[DEADLINE], h[REPORTED], h[OVERAGE], h[EXPIRY], unpack(slices))
+end
 
--- Writes the account, its wallet and one outbox record. `r` has the record's own fields; see core.ledger.Record for their order.
-local function record(keys, a, w, epoch, now, r)
+-- What the key of a hold keeps: the hold if it is open (its first letter is 1), otherwise nil and the words of its ending. A charge is no hold.
+local function hold_in(packed)
+  if string.byte(packed) == 49 then
+    local hold = {struct.unpack('<c1Hc0Hc0Ic0Ic0ddddBB', packed)}
+    local at = hold[SLICES]
+    local slices = {struct.unpack('<' .. string.rep('c32d', (#packed - at + 1) / 40), packed, at)}
+    slices[#slices] = nil
+    hold[SLICES] = slices
+    return hold, nil
+  end
+  local words = {}
+  for word in string.gmatch(string.match(packed, '^[^\n]*'), '%S+') do words[#words + 1] = word end
+  if words[1] == '6' then return nil, nil end
+  return nil, words
+end
+
+-- Writes the account, its wallet (nil: none) and one outbox record, and takes `member` (nil: none) out of the zset; core.ledger.Record names
+-- the record's fields. `amounts` has those from the amount to the revocations. Answers what an ending repeats of it: "seq at_ms wallet
+-- amounts". Whatever could raise is done before the first write, and the zset comes first: only its type is not known yet.
+local function record(keys, a, w, epoch, now, kind, txn, address, wallet, amounts, change, digest, policy, terms, detail, member)
   local previous = a[TXN]
   a[SEQ] = a[SEQ] + 1
-  a[TXN] = r.kind .. r.txn
-  if w then call('HSET', keys[2], 'c', cmsgpack.pack(a), 'w:' .. r.wallet, cmsgpack.pack(prune(w)))
-  else call('HSET', keys[2], 'c', cmsgpack.pack(a)) end
+  a[TXN] = kind .. txn
+  local account, row = packed_account(a), w and packed_wallet(w)
   w = w or {0, 0}
-  call('XADD', keys[3], '*', 'r', format(RECORD, r.kind, r.txn, previous == '' and '-' or previous, r.address, string.match(epoch, '^%d+'),
-    a[SEQ], now, r.wallet or '-', r.amount or 0, r.granted or 0, r.charged or 0, r.returned or 0, r.uncollected or 0, r.expired or 0,
-    r.revoked or 0, listed(r.drawn), listed(r.forfeits), listed(r.revocations), worth(w), w[1], w[2], a[HELD], r.change or 0,
-    r.digest or '-', r.policy or 0), 'm', r.terms or '', 'j', r.detail or '')
+  local core = format('%d %d %s %s', a[SEQ], now, wallet, amounts)
+  local line = format('%s %s %s %s %s %s %d %d %d %d %d %s %d', kind, txn, previous == '' and '-' or previous, address,
+    string.match(epoch, '^%d+'), core, worth(w), w[DEBT], w[PINNED], a[HELD], change, digest, policy)
+  if member then call('ZREM', keys[4], member) end
+  if row then call('HSET', keys[2], 'c', account, 'w:' .. wallet, row)
+  else call('HSET', keys[2], 'c', account) end
+  call('XADD', keys[3], '*', 'r', line, 'm', terms, 'j', detail)
+  return core
 end
 
--- Whole numbers go back as integer replies, exactly; every amount lies within ±(2^53 − 1).
+-- Raises before the first write what XADD would raise after it: the outbox is of another type. A zset's type need not be asked for, since
+-- a write to it stands first; the types of the other keys are known from reading them.
+local function check_outbox(keys) call('XLEN', keys[3]) end
+
+-- "wallet amount created_ms expires_ms reported available held seq slices" and the terms.
 local function held_reply(hold, replayed, free, wallet_held, seq)
-  return {'HELD', replayed, hold[3], hold[4], hold[6], hold[7], hold[5], hold[10], free, wallet_held, seq, hold[11]}
-end
-
-local KINDS = {'', 'C', 'L', 'R', 'E', 'H'}
-
-local function settled_reply(ended, replayed)
-  return {'SETTLED', replayed, KINDS[ended[1]], ended[4], ended[5], ended[6], ended[7], ended[8], ended[9], ended[10], ended[12],
-    ended[13], ended[11], ended[14]}
+  return {'HELD', replayed, format('%s %d %d %d %d %d %d %d %s', hold[WALLET], hold[AMOUNT], hold[CREATED], hold[DEADLINE], hold[REPORTED],
+    free, wallet_held, seq, listed(hold[SLICES])), hold[TERMS]}
 end
 
 -- The answer to a Reserve whose hold id is known already.
-local function replay_reserve(hold, digest, key, now)
-  if hold[2] ~= digest then
-    if hold[1] == 1 then return {'CONFLICT', 1, hold[3], hold[10]} end
-    return {'CONFLICT', hold[1], hold[10], ''}
+local function replay_reserve(packed, digest, key, now)
+  local hold, past = hold_in(packed)
+  if past then
+    if past[DIGEST] ~= digest then return {'CONFLICT', past[STATE], past[ENDED_WALLET], ''} end
+    return {'SETTLED', 1, packed}
   end
-  if hold[1] ~= 1 then return settled_reply(hold, 1) end
-  local a, w = read_account(key, hold[3])
+  if not hold then return {'CONFLICT', '6'} end
+  if hold[DIGEST] ~= digest then return {'CONFLICT', '1', hold[WALLET], hold[TERMS]} end
+  local a, w = read_account(key, hold[WALLET])
   if not a then return {'NOTLOADED'} end
-  return held_reply(hold, 1, available(w, now), w[2], a[SEQ])
+  return held_reply(hold, 1, available(w, now), w[PINNED], a[SEQ])
 end
 
--- Burn order: priority, then soonest expiry, then promotional kinds before paid ones (category 1), then the oldest.
-local function burns_before(x, y)
-  if x[6] ~= y[6] then return x[6] < y[6] end
-  if x[4] ~= y[4] then return x[4] ~= 0 and (y[4] == 0 or x[4] < y[4]) end
-  if (x[7] == 1) ~= (y[7] == 1) then return y[7] == 1 end
-  return x[8] < y[8]
+-- Burn order: priority, then soonest expiry, then promotional kinds before paid ones (category 1), then the oldest. Whether the grant at
+-- `x` of one wallet burns before that at `y` of another.
+local function burns_before(v, x, w, y)
+  if v[x + PRIORITY] ~= w[y + PRIORITY] then return v[x + PRIORITY] < w[y + PRIORITY] end
+  local first, second = v[x + UNTIL], w[y + UNTIL]
+  if first ~= second then return first ~= 0 and (second == 0 or first < second) end
+  local is_paid = w[y + CATEGORY] == 1
+  if (v[x + CATEGORY] == 1) ~= is_paid then return is_paid end
+  return v[x + NUMBER] < w[y + NUMBER]
 end

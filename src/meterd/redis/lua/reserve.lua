@@ -4,13 +4,13 @@
 -- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 least amount that will do (micros), 5 digest (16 hex), 6 ttl (ms), 7 overage (0-3),
 --       8 expiry (1-3), 9 terms (JSON), 10 replay only (0 or 1), 11 open holds at most, 12 outbox length at most, 13 deadline member
 -- Returns {code, …}:
---   HELD replayed wallet amount created_ms expires_ms slices terms available held seq | ENDED … as commit's SETTLED
+--   RESERVED amount created_ms available held seq slices | as the answer to a repeat: HELD 1 "wallet amount created_ms expires_ms reported
+--   available held seq slices" terms, or SETTLED … as commit
 --   DENIED code available required limit held seq | ASK | CONFLICT state wallet terms | NOTLOADED | NOWALLET | FULL | FENCED | BADARG n | BROKEN
-local epoch = call('GET', KEYS[1])
+local epoch, old = unpack(call('MGET', KEYS[1], KEYS[5]))
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
-local old = call('GET', KEYS[5])
 local now = now_ms()
-if old then return replay_reserve(cmsgpack.unpack(old), ARGV[5], KEYS[2], now) end
+if old then return replay_reserve(old, ARGV[5], KEYS[2], now) end
 if ARGV[10] == '1' then return {'ASK'} end
 local amount, least, ttl = whole(ARGV[3]), whole(ARGV[4]), whole(ARGV[6])
 if not amount then return {'BADARG', '3'} end
@@ -20,29 +20,22 @@ local a, w = read_account(KEYS[2], ARGV[2])
 if not a then return {'NOTLOADED'} end
 if not w then return {'NOWALLET'} end
 local free = available(w, now)
-local function denied(code, limit)
-  return {'DENIED', code, free, amount, limit, w[2], a[SEQ]}
-end
-if a[FROZEN] == 1 then return denied(2, 0) end
-if a[HOLDS] >= tonumber(ARGV[11]) then return denied(3, tonumber(ARGV[11])) end
-if free < amount then
-  if least == amount or free < least then return denied(1, 0) end
-  amount = free
-end
+local code = nil
+if a[FROZEN] == 1 then code = 2
+elseif a[HOLDS] >= tonumber(ARGV[11]) then code = 3
+elseif free < amount and (least == amount or free < least) then code = 1 end
+if code then return {'DENIED', code, free, amount, code == 3 and tonumber(ARGV[11]) or 0, w[PINNED], a[SEQ]} end
+if free < amount then amount = free end
 if call('XLEN', KEYS[3]) >= tonumber(ARGV[12]) then return {'FULL'} end
 if not is_conserved(a) then return {'BROKEN'} end
 local slices = {}
-take(w, now, amount, slices)
-local i = 1
-for g = 3, #w do
-  if w[g][1] == slices[i] then w[g][3] = w[g][3] + slices[i + 1]; i = i + 2 end
-end
-w[2] = w[2] + amount
+take(w, now, amount, slices, true)
+w[PINNED] = w[PINNED] + amount
 a[WORTH], a[HELD], a[HOLDS] = a[WORTH] - amount, a[HELD] + amount, a[HOLDS] + 1
-local hold = {1, ARGV[5], ARGV[2], amount, slices, now, now + ttl, tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], 0, ''}
-check_types(KEYS)
+local hold = {'1', ARGV[5], ARGV[2], ARGV[9], '', amount, now, now + ttl, 0, tonumber(ARGV[7]), tonumber(ARGV[8]), slices}
+local account, wallet, packed = packed_account(a), packed_wallet(w), packed_hold(hold)
 -- checks above, writes below
-call('HSET', KEYS[2], 'c', cmsgpack.pack(a), 'w:' .. ARGV[2], cmsgpack.pack(w))
-call('SET', KEYS[5], cmsgpack.pack(hold))
-call('ZADD', KEYS[4], text(now + ttl), ARGV[13])
-return held_reply(hold, 0, available(w, now), w[2], a[SEQ])
+call('ZADD', KEYS[4], format('%d', now + ttl), ARGV[13])
+call('HSET', KEYS[2], 'c', account, 'w:' .. ARGV[2], wallet)
+call('SET', KEYS[5], packed)
+return {'RESERVED', amount, now, free - amount, w[PINNED], a[SEQ], listed(slices)}

@@ -11,20 +11,19 @@ local a, w = read_account(KEYS[2], ARGV[4])
 if not a then return {'NOTLOADED'} end
 local now = now_ms()
 w = w or {0, 0}
-if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[2], a[SEQ]} end
+if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[PINNED], a[SEQ]} end
 if not is_conserved(a) then return {'BROKEN'} end
 local taken = {}
-for i = 3, #w do
-  local g = w[i]
-  if g[1] == ARGV[5] then
-    if g[2] > 0 then taken = {g[1], g[2]} end
-    g[2], g[9] = 0, 1
+for g = FIRST, #w, NEXT do
+  if w[g] == ARGV[5] then
+    if w[g + LEFT] > 0 then taken = {w[g], w[g + LEFT]} end
+    w[g + LEFT], w[g + VOID] = 0, 1
   end
 end
 local amount = sum(taken)
 a[CHANGE], a[WORTH], a[REVOKED] = number, a[WORTH] - amount, a[REVOKED] + amount
-local r = {kind = 'V', txn = ARGV[3], address = ARGV[6], wallet = ARGV[4], revoked = amount, revocations = taken, change = number}
-check_types(KEYS)
+local amounts = format('0 0 0 0 0 0 %d - - %s', amount, listed(taken))
+check_outbox(KEYS)
 -- checks above, writes below
-record(KEYS, a, w, epoch, now, r)
-return {'APPLIED', amount, available(w, now), w[2], a[SEQ]}
+record(KEYS, a, w, epoch, now, 'V', ARGV[3], ARGV[6], ARGV[4], amounts, number, '-', 0, '', '')
+return {'APPLIED', amount, available(w, now), w[PINNED], a[SEQ]}

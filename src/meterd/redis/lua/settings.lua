@@ -14,7 +14,7 @@ if not a then return {'NOTLOADED'} end
 if number <= a[CHANGE] then return {'ALREADY'} end
 a[CHANGE], a[POLICY], a[OVERDRAFT] = number, tonumber(ARGV[4]), tonumber(ARGV[5])
 a[STRICT], a[FROZEN] = tonumber(ARGV[6]), tonumber(ARGV[7])
-check_types(KEYS)
+check_outbox(KEYS)
 -- checks above, writes below
-record(KEYS, a, nil, epoch, now_ms(), {kind = 'S', txn = ARGV[3], address = ARGV[8], change = number})
+record(KEYS, a, nil, epoch, now_ms(), 'S', ARGV[3], ARGV[8], '-', '0 0 0 0 0 0 0 - - -', number, '-', 0, '', '')
 return {'APPLIED'}
