@@ -102,6 +102,7 @@ class Runner:
     async def close(self) -> None:
         """Ends the connection; calls in flight fail with UnavailableError."""
         self._closing = True
+        self._lost.set()
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -176,7 +177,8 @@ class Runner:
 
     async def _keep_connected(self) -> None:
         delay_s = RECONNECT_DELAY_MIN_S
-        while True:
+        # Cancellation alone would not do: before Python 3.12, wait_for may swallow one that comes with its result.
+        while not self._closing:
             try:
                 await self._connect()
                 delay_s = RECONNECT_DELAY_MIN_S
@@ -185,7 +187,7 @@ class Runner:
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RECONNECT_DELAY_MAX_S)
                 continue
-            while not self._lost.is_set():
+            while not self._lost.is_set() and not self._closing:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._lost.wait(), WATCH_INTERVAL_S)
                 if (
