@@ -185,6 +185,8 @@ def settings_of(dsn: str, redis_url: str, **changes: Any) -> settings.Settings:
         "redis_url": redis_url,
         "postgres_dsn": dsn,
         "workers": False,
+        # The tests' stores keep nothing on disk.
+        "allow_unsafe": True,
         "lame_duck_ms": 0,
         "drain_ms": 5_000,
     }

@@ -433,3 +433,13 @@ async def test_a_worker_serves_no_calls_but_its_probes(scene: serving.Scene) -> 
     assert f"meterd_owned_partitions {float(conftest.PARTITIONS)}" in text or "meterd_owned_partitions" in text
     made.stop()
     assert await asyncio.wait_for(working, 20) == 0
+
+
+async def test_a_server_does_not_start_on_stores_that_may_lose_money(
+    scene: serving.Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = serving.settings_of(scene.dsn, scene.redis_url, allow_unsafe=False)
+    async with serving.running(settings, ready=False) as server:
+        assert await server.task == 1
+    assert "unsafe settings" in caplog.text
+    assert "postgres fsync is off" in caplog.text

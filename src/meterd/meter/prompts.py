@@ -18,7 +18,7 @@ class PromptCounter:
 
     async def count(self, model: str, text: str) -> int:
         """Tokens of `text` as `model` counts them, nearly; see pricing.tokens."""
-        if self._loading is None:
+        if self._loading is None or (self._loading.done() and self._loading.exception() is not None):
             self._loading = asyncio.create_task(asyncio.to_thread(tokens.loaded))
         counter = await asyncio.shield(self._loading)
         if len(text) <= INLINE_CHARS_MAX:

@@ -13,12 +13,14 @@ import asyncpg
 import orjson
 import redis.asyncio
 
-from meterd.core import errors
+from meterd.core import errors, findings
 from meterd.meter import fence, flusher, hydration, projector, sweeper
 from meterd.postgres import catalog, migrate, partitions, pool
+from meterd.postgres import settings_check as postgres_check
 from meterd.pricing import books, overrides
 from meterd.redis import ledger as redis_ledger
 from meterd.redis import runner
+from meterd.redis import settings_check as redis_check
 from meterd.server import metrics
 from meterd.settings import Settings
 
@@ -83,7 +85,7 @@ class Engine:
         await self.runner.start()
         # What is in force is in Postgres first, so that any server can price a Commit of a hold that this one reserved.
         await self._keep(self.books.current)
-        self._run("fence", self.fence.run(self._stop), stop)
+        self._run("fence", self._fence(), stop)
         self._run("prices", self._watch_prices(), stop)
         if workers:
             self._start_workers(stop)
@@ -108,6 +110,30 @@ class Engine:
         self._run("sweeper", sweep.run(self._stop), stop)
         self._run("projector", self.projector.run(), stop)
 
+    async def _fence(self) -> None:
+        """Nothing is decided before the stores' settings are known to keep what they are told."""
+        if not self.settings.allow_unsafe:
+            await self._check_stores()
+        await self.fence.run(self._stop)
+
+    async def _check_stores(self) -> None:
+        """Returns when both stores are safe; waits for them as long as it takes. ConfigError names what is not."""
+        while not self._stop.is_set():
+            try:
+                found = await redis_check.check_redis(self.runner)
+                found += await postgres_check.check_postgres(self.settings.postgres_dsn)
+            except (errors.UnavailableError, *pool.AWAY) as exc:
+                _log.info("the stores' settings are not checked yet: %s", exc)
+                await asyncio.sleep(RETRY_S)
+                continue
+            bad = findings.unsafe(found)
+            if bad:
+                told = "; ".join(f"{one.store} {one.subject} is {one.seen}: {one.why}; {one.change}" for one in bad)
+                raise errors.ConfigError(
+                    f"unsafe settings, run `meterd doctor` or allow them with METERD_ALLOW_UNSAFE: {told}"
+                )
+            return
+
     async def _hydrate(self, address: str) -> None:
         await self.hydrator.hydrate("", address)
 
@@ -115,7 +141,11 @@ class Engine:
         def ended(task: asyncio.Task[None]) -> None:
             if task.cancelled() or self._stop.is_set():
                 return
-            _log.critical("%s ended unexpectedly, stopping", name, exc_info=task.exception())
+            fault = task.exception()
+            if isinstance(fault, errors.ConfigError):
+                _log.critical("stopping: %s", fault)
+            else:
+                _log.critical("%s ended unexpectedly, stopping", name, exc_info=fault)
             self.failed = True
             stop.set()
 
