@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
@@ -83,15 +83,22 @@ async def test_the_first_hundred_calls_of_an_account_that_redis_lacks_all_wait_f
         assert counts == {"hold": 100}
 
 
+async def refused(calls: Sequence[Any], count: int) -> bool:
+    return sum(call.done() for call in calls) == count
+
+
 async def test_calls_beyond_those_in_work_are_refused_and_pushed_back(scene: serving.Scene) -> None:
     settings = serving.settings_of(scene.dsn, scene.redis_url, in_flight_max=20)
-    async with serving.running(settings) as server:
+    async with serving.running(settings) as server, serving.contents(scene.dsn, scene.redis_url) as contents:
         client = server.client(scene.key)
         await client.fund("acct", 10**6)
-        calls = [client.start("Reserve", serving.reserve_request("acct", 1), timeout_s=60) for _ in range(500)]
+        # With Redis paused, calls stay in work.
+        async with contents.paused():
+            calls = [client.start("Reserve", serving.reserve_request("acct", 1), timeout_s=60) for _ in range(100)]
+            await serving.eventually(lambda: refused(calls, 80))
         counts = collections.Counter(await asyncio.gather(*(outcome(call) for call in calls)))
-        assert counts.keys() == {"hold", "RESOURCE_EXHAUSTED"}
-        assert (await client.balance("acct"))[1] == counts["hold"]
+        assert counts == {"hold": 20, "RESOURCE_EXHAUSTED": 80}
+        assert (await client.balance("acct"))[1] == 20
         for call in calls:
             if await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 assert ("grpc-retry-pushback-ms", "200") in tuple(await call.trailing_metadata())
