@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import os
 import re
 import uuid
 
-from meterd.core import errors
+from asyncpg.pgproto import pgproto
+
+from meterd.core import errors, values
 
 # A longer id would only cost memory and log space; ids are opaque.
 ID_BYTES_MAX = 128
 # A client's clock may run ahead by this much. More would let an id outlive its tombstone (see meter/durable.py).
 ID_AHEAD_MAX_MS = 5 * 60 * 1000
 ADDRESS_CHARS = 22
+UUID_CHARS = 36
 
 # Accounts in use at one time mostly; some 5 MB when full.
 ADDRESSES_CACHED_MAX = 16_384
 
+# A uuid.UUID that is made from text, and told as text, by C: in a quarter and a tenth of the time. Takes 32 hex digits with any dashes;
+# what is not surely a UUID must not get here.
+parsed_uuid = pgproto.UUID
+
 _UUID7 = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 _UUID7_TEXT = re.compile(rf"{_UUID7}\Z")
-_HOLD_ID = re.compile(rf"({_UUID7})\.([A-Za-z0-9_-]{{22}})\Z")
+_HOLD_ID = re.compile(rf"{_UUID7}\.[A-Za-z0-9_-]{{22}}\Z")
 _WALLET = re.compile(r"[a-z0-9_-]{1,64}\Z")
 
 
@@ -60,7 +66,6 @@ def checked_wallet(value: str, field: str = "wallet") -> str:
     return value
 
 
-@functools.lru_cache(maxsize=ADDRESSES_CACHED_MAX)
 def account_address(tenant_id: str, account_id: str) -> str:
     """22 characters that name an account in Redis keys: BLAKE2b-128 of tenant and account, base64url.
 
@@ -69,6 +74,12 @@ def account_address(tenant_id: str, account_id: str) -> str:
     tenant = tenant_id.encode()
     digest = hashlib.blake2b(len(tenant).to_bytes(2, "big") + tenant + account_id.encode(), digest_size=16).digest()
     return base64.urlsafe_b64encode(digest)[:ADDRESS_CHARS].decode()
+
+
+@functools.lru_cache(maxsize=ADDRESSES_CACHED_MAX)
+def checked_address(tenant_id: str, account_id: str, field: str = "account_id") -> str:
+    """The address of an account that a caller names; errors as for `checked_id`."""
+    return account_address(tenant_id, checked_id(account_id, field))
 
 
 @functools.lru_cache(maxsize=ADDRESSES_CACHED_MAX)
@@ -97,18 +108,13 @@ def checked_uuid7(value: str, field: str, now_ms: int) -> uuid.UUID:
     """
     if not _UUID7_TEXT.match(value):
         raise errors.InvalidArgumentError(field, "must be a UUIDv7 in canonical lower-case form")
-    parsed = _parsed(value)
-    if uuid7_ms(parsed) > now_ms + ID_AHEAD_MAX_MS:
+    parsed = parsed_uuid(value)
+    if parsed.int >> 80 > now_ms + ID_AHEAD_MAX_MS:
         raise errors.InvalidArgumentError(field, "its time is more than 5 minutes ahead of the server's clock")
     return parsed
 
 
-def _parsed(text: str) -> uuid.UUID:
-    # A third of the time of uuid.UUID(text), which accepts other forms and takes two calls more.
-    return uuid.UUID(int=int(text.replace("-", ""), 16))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class HoldId:
     """A hold's full id: the client's UUID and the account's address."""
 
@@ -121,7 +127,6 @@ class HoldId:
 
 def parse_hold_id(value: str, field: str = "hold_id") -> HoldId:
     """The parts of an id that Reserve answered."""
-    found = _HOLD_ID.match(value)
-    if found is None:
+    if not _HOLD_ID.match(value):
         raise errors.InvalidArgumentError(field, "must be the hold_id that Reserve answered")
-    return HoldId(uuid=_parsed(found[1]), address=found[2])
+    return HoldId(uuid=parsed_uuid(value[:UUID_CHARS]), address=value[UUID_CHARS + 1 :])

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from meterd.core import errors
+from meterd.core import errors, values
 
 # A hold must outlive a network round trip, and must not block credits for longer than a day.
 TTL_MIN_MS = 1_000
@@ -73,7 +73,7 @@ class DenialCode(enum.IntEnum):
     TOO_MANY_HOLDS = 3
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Draw:
     """A part of an amount and the grant (UUID) it came from."""
 
@@ -81,7 +81,7 @@ class Draw:
     amount_micros: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Balance:
     """A wallet right after the call."""
 
@@ -92,7 +92,7 @@ class Balance:
     epoch: int
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Reserve:
     """Set `amount_micros` aside, or at least `amount_min_micros` if the wallet has no more."""
 
@@ -113,7 +113,7 @@ class Reserve:
     replay_only: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Commit:
     """End a hold with a charge of `amount_micros`; None charges what is held."""
 
@@ -186,7 +186,7 @@ class Charge:
 CommandT = TypeVar("CommandT", Reserve, Charge)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Held:
     """An open hold, or in a replay the hold as it ended."""
 
@@ -215,7 +215,7 @@ class Denied:
     balance: Balance
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Settled:
     """The end of a hold, or a direct charge."""
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from meterd.core import catalogue, errors, ids, money, ratecards, usage
+from meterd.core import catalogue, errors, ids, money, ratecards, usage, values
 
 # Model names come from callers: the memo of names must stay bounded, and a full one is simply begun anew.
 RESOLVED_MAX = 10_000
@@ -35,7 +35,7 @@ _TIERS: Mapping[str, Mapping[str, str]] = {
 
 
 # Unlike costs, prices are the same for many calls.
-_price_string = functools.lru_cache(maxsize=4096)(money.usd_string)
+price_string = functools.lru_cache(maxsize=4096)(money.usd_string)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +138,7 @@ class PriceBook:
         return money.usd_string(self.credit_value_femtos)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Line:
     """One line of a bill. unit_price is in USD for models, in credits for features and rates; cost_femtos is None for these."""
 
@@ -148,7 +148,7 @@ class Line:
     cost_femtos: int | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Quote:
     """A price. amount_micros is exact_numerator ÷ basis.denominator rounded up; cost_femtos is None for features and rates."""
 
@@ -179,7 +179,7 @@ class Quote:
     @property
     def credit_value_usd(self) -> str:
         """USD per credit, as a decimal string."""
-        return _price_string(self.basis.credit_value_femtos)
+        return price_string(self.basis.credit_value_femtos)
 
     def exact_string(self) -> str:
         """The amount before rounding, in micro-credits as a decimal string ("n/d" where that has no end)."""
@@ -287,7 +287,7 @@ def explain(quote: Quote) -> Sequence[Line]:
         Line(
             usage_class=name,
             quantity=str(quantity),
-            unit_price=_price_string(unit_femtos),
+            unit_price=price_string(unit_femtos),
             cost_femtos=quantity * unit_femtos,
         )
         for name, quantity, unit_femtos in ratecards.parts(quote.card, quote.counts)

@@ -152,9 +152,10 @@ def parts(card: RateCard, counts: usage.Usage) -> list[Part]:
 
 
 def _value(form: Form, counts: usage.Usage) -> int:
-    value = 0
+    value, given = 0, counts.__dict__
     for field, factor in form:
-        value += getattr(counts, field) * factor
+        if field in given:
+            value += given[field] * factor
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import TypedDict, Unpack
 
@@ -80,8 +81,6 @@ _SUMS = (
     ("output_tokens", ("reasoning_tokens", "citation_tokens")),
     ("output_tokens", ("output_audio_tokens", "output_image_tokens", "output_video_tokens")),
 )
-# The sums, by place, that a class is a part of.
-_SUMS_WITH = {name: tuple(place for place, (_, parts) in enumerate(_SUMS) if name in parts) for name in FIELDS}
 
 
 def checked(counts: Mapping[str, int], field: str = "usage") -> Usage:
@@ -91,28 +90,34 @@ def checked(counts: Mapping[str, int], field: str = "usage") -> Usage:
             raise errors.InvalidArgumentError(f"{field}.{name}", "unknown class")
         if type(count) is not int:
             raise errors.InvalidArgumentError(f"{field}.{name}", "must be an integer")
+    return checked_counts(counts, field)
+
+
+def checked_counts(counts: Mapping[str, int], field: str) -> Usage:
+    """As `checked`, for counts that are surely ints of known classes, such as those of a message."""
+    for name, count in counts.items():
         if not 0 <= count <= COUNT_MAX:
             raise errors.InvalidArgumentError(f"{field}.{name}", f"must be from 0 to {COUNT_MAX}")
-    if len(counts) > 2 or not counts.keys() <= {"input_tokens", "output_tokens"}:
-        _check_sums(counts, field)
+    for total, parts in _sums_of(tuple(counts)):
+        part_sum = 0
+        for part in parts:
+            part_sum += counts[part]
+        if part_sum > counts.get(total, 0):
+            first = next(part for part in parts if counts[part])
+            named = " + ".join(parts)
+            reason = f"{named} is {part_sum}, more than {total}, which includes it and is {counts.get(total, 0)}"
+            raise errors.InvalidArgumentError(f"{field}.{first}", reason)
     usage = Usage()
     usage.__dict__.update(counts)
     return usage
 
 
-def _check_sums(counts: Mapping[str, int], field: str) -> None:
-    sums: dict[int, int] = {}
-    for name, count in counts.items():
-        for place in _SUMS_WITH[name]:
-            sums[place] = sums.get(place, 0) + count
-    for place in sorted(sums):
-        total, parts = _SUMS[place]
-        part_sum = sums[place]
-        if part_sum > counts.get(total, 0):
-            named = " + ".join(part for part in parts if part in counts)
-            first = next(part for part in parts if counts.get(part))
-            reason = f"{named} is {part_sum}, more than {total}, which includes it and is {counts.get(total, 0)}"
-            raise errors.InvalidArgumentError(f"{field}.{first}", reason)
+# Calls of one kind have the same classes, in the same order.
+@functools.lru_cache(maxsize=1024)
+def _sums_of(names: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Each total with those of the named classes whose sum it bounds."""
+    sums = ((total, tuple(part for part in parts if part in names)) for total, parts in _SUMS)
+    return tuple((total, parts) for total, parts in sums if parts)
 
 
 def with_counts(usage: Usage, **counts: Unpack[Counts]) -> Usage:

@@ -8,16 +8,18 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from meterd.core import ledger
+from meterd.core import ledger, values
 
 # A Commit mostly reaches the server that reserved; what it was priced by then needs no second trip to Redis. About 40 MB when full.
 CACHED_HOLDS_MAX = 50_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Terms:
     """What a hold charges for and at which price version; the keys are listed in docs/ARCHITECTURE.md."""
 
+    hold: uuid.UUID
+    address: str
     terms: dict[str, Any]
     reported_micros: int = 0
 
@@ -56,19 +58,22 @@ STATES = {
 
 
 class TermsCache:
-    """The terms of holds that this server reserved lately; the oldest leave first."""
+    """The terms of holds that this server reserved lately, by tenant and hold_id; the oldest leave first.
+
+    What is found here needs no second look at its id: it was made of a hold_id that Reserve answered.
+    """
 
     def __init__(self, count_max: int = CACHED_HOLDS_MAX) -> None:
         self._count_max = count_max
-        self._by_hold: collections.OrderedDict[tuple[str, str, uuid.UUID], Terms] = collections.OrderedDict()
+        self._by_id: collections.OrderedDict[tuple[str, str], Terms] = collections.OrderedDict()
 
-    def put(self, tenant_id: str, address: str, hold: uuid.UUID, terms: Terms) -> None:
-        self._by_hold[tenant_id, address, hold] = terms
-        if len(self._by_hold) > self._count_max:
-            self._by_hold.popitem(last=False)
+    def put(self, tenant_id: str, terms: Terms) -> None:
+        self._by_id[tenant_id, f"{terms.hold}.{terms.address}"] = terms
+        if len(self._by_id) > self._count_max:
+            self._by_id.popitem(last=False)
 
-    def get(self, tenant_id: str, address: str, hold: uuid.UUID) -> Terms | None:
-        return self._by_hold.get((tenant_id, address, hold))
+    def get(self, tenant_id: str, hold_id: str) -> Terms | None:
+        return self._by_id.get((tenant_id, hold_id))
 
-    def drop(self, tenant_id: str, address: str, hold: uuid.UUID) -> None:
-        self._by_hold.pop((tenant_id, address, hold), None)
+    def drop(self, tenant_id: str, hold_id: str) -> None:
+        self._by_id.pop((tenant_id, hold_id), None)

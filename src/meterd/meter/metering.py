@@ -56,21 +56,20 @@ class Metering:
     async def reserve(self, tenant_id: str, request: metering_pb2.ReserveRequest) -> metering_pb2.ReserveResponse:
         """See Metering.Reserve in metering.proto."""
         now_ms = self._clock_ms()
-        hold = ids.checked_uuid7(request.hold_id, "hold_id", now_ms) if request.hold_id else ids.uuid7(now_ms)
-        account_id = ids.checked_id(request.account_id, "account_id")
-        address = ids.account_address(tenant_id, account_id)
-        wallet = ids.checked_wallet(request.wallet)
-        ttl_ms = requests.checked_ttl_ms(request.ttl_ms)
-        overage = requests.checked_overage(request.overage_policy)
-        expiry = requests.checked_expiry(request.expiry_policy)
+        own_id, account_id = request.hold_id, request.account_id
+        hold = ids.checked_uuid7(own_id, "hold_id", now_ms) if own_id else ids.uuid7(now_ms)
+        address = ids.checked_address(tenant_id, account_id)
+        wallet, ttl_ms, overage, expiry = requests.checked_conditions(
+            request.wallet, request.ttl_ms, request.overage_policy, request.expiry_policy
+        )
         digest = requests.digest(request)
-        terms: requests.Terms = {"acct": account_id, "rd": digest.hex()}
-        requests.add_subject(terms, request.subject)
-        requests.add_metadata(terms, request.metadata)
         tokens = await self._prompt_tokens(request) if request.model.prompt else 0
         item = quotes.reserved(request, self._books.current, tokens, now_ms)
-        terms.update(item.terms)
-        packed = requests.encode(terms)
+        terms = item.terms
+        terms["acct"] = account_id
+        terms["rd"] = digest.hex()
+        requests.add_subject(terms, request.subject)
+        requests.add_metadata(terms, request.metadata)
         command = ledger.Reserve(
             tenant_id=tenant_id,
             address=address,
@@ -82,18 +81,26 @@ class Metering:
             ttl_ms=ttl_ms,
             overage=overage,
             expiry=expiry,
-            terms=packed,
+            terms=requests.encode(terms),
             replay_only=now_ms - ids.uuid7_ms(hold) > self._young_ms,
         )
-        outcome = await self._reserve(command, terms)
+        # As `_with_account`, without the coroutine that every call would pay for.
+        try:
+            outcome = await self._ledger.reserve(command)
+        except errors.AccountNotLoadedError:
+            outcome = await self._reserve_loaded(command, terms)
+        except errors.ConflictError as exc:
+            raise requests.conflict("hold_id", exc.terms, terms) from exc
+        if isinstance(outcome, ledger.AskDurable):
+            outcome = await self._reserve_old(command, terms)
         if isinstance(outcome, ledger.Denied):
             return replies.denied_reserve(outcome, item, self._books.current)
         if isinstance(outcome, holds.Durable):
             return replies.durable_hold(outcome, account_id, address)
-        if outcome.state == ledger.State.OPEN:
+        if outcome.state is ledger.State.OPEN:
             if outcome.replayed:
                 terms = requests.decode(outcome.terms)
-            self._terms.put(tenant_id, address, hold, holds.Terms(terms=terms))
+            self._terms.put(tenant_id, holds.Terms(hold=hold, address=address, terms=terms))
         return replies.held(outcome, account_id, terms, self._books)
 
     async def _prompt_tokens(self, request: metering_pb2.ReserveRequest | metering_pb2.EstimateRequest) -> int:
@@ -102,19 +109,18 @@ class Metering:
         requests.check_prompt(prompt)
         return await self._count_tokens(request.model.model, prompt)
 
-    async def _reserve(
-        self, command: ledger.Reserve, terms: requests.Terms
-    ) -> ledger.Held | ledger.Denied | holds.Durable:
+    async def _reserve_loaded(self, command: ledger.Reserve, terms: requests.Terms) -> ledger.ReserveOutcome:
+        """Reserve of an account that Redis did not have."""
+        await self._hydration.hydrate(command.tenant_id, command.address)
         try:
-            try:
-                outcome = await self._ledger.reserve(command)
-            except errors.AccountNotLoadedError:
-                await self._hydration.hydrate(command.tenant_id, command.address)
-                outcome = await self._ledger.reserve(command)
+            return await self._ledger.reserve(command)
         except errors.ConflictError as exc:
             raise requests.conflict("hold_id", exc.terms, terms) from exc
-        if not isinstance(outcome, ledger.AskDurable):
-            return outcome
+
+    async def _reserve_old(
+        self, command: ledger.Reserve, terms: requests.Terms
+    ) -> ledger.Held | ledger.Denied | holds.Durable:
+        """Reserve with an id so old that the durable record has to say whether it had its effect."""
         found = await self._durable.settled(command.tenant_id, command.address, command.hold)
         if found is not None:
             if found.terms.get("rd") != command.digest.hex():
@@ -126,32 +132,44 @@ class Metering:
 
     async def commit(self, tenant_id: str, request: metering_pb2.CommitRequest) -> metering_pb2.CommitResponse:
         """See Metering.Commit in metering.proto."""
-        hold_id = ids.parse_hold_id(request.hold_id)
+        id_text, kind = request.hold_id, request.WhichOneof("actual")
         digest = requests.digest(request)
-        known = await self._known_terms(tenant_id, hold_id, reported=quotes.wants_reported(request))
-        if isinstance(known, holds.Durable):
-            return await self._commit_durable(tenant_id, hold_id, request, digest, known)
-        actual = await self._price_commit(known.terms, request, known.reported_micros) if known else quotes.NOTHING
+        known = None if quotes.wants_reported(request, kind) else self._terms.get(tenant_id, id_text)
+        if known is not None:
+            hold, address = known.hold, known.address
+        else:
+            hold_id = ids.parse_hold_id(id_text)
+            hold, address = hold_id.uuid, hold_id.address
+            known = await self._peeked_terms(tenant_id, hold_id)
+            if isinstance(known, holds.Durable):
+                return await self._commit_durable(tenant_id, hold_id, request, digest, known)
+        actual = quotes.NOTHING
+        if known is not None:
+            version = known.terms.get("pv", "")
+            book = self._books.find(version) or await self._books.fetch(version)
+            actual = quotes.committed(known.terms, request, kind, book, known.reported_micros)
         command = ledger.Commit(
             tenant_id=tenant_id,
-            address=hold_id.address,
-            hold=hold_id.uuid,
+            address=address,
+            hold=hold,
             amount_micros=actual.amount_micros,
             digest=digest,
             detail=actual.detail,
         )
-        outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.commit(command))
-        self._terms.drop(tenant_id, hold_id.address, hold_id.uuid)
+        # As `_settle`, without the coroutines that every call would pay for.
+        try:
+            outcome = await self._ledger.commit(command)
+        except errors.AccountNotLoadedError:
+            await self._hydration.hydrate(tenant_id, address)
+            outcome = await self._settle(tenant_id, address, lambda: self._ledger.commit(command))
+        except errors.ConflictError as exc:
+            raise _other_usage() from exc
+        self._terms.drop(tenant_id, id_text)
         if isinstance(outcome, ledger.AskDurable):
+            hold_id = ids.parse_hold_id(id_text)
             found = await self._ended(tenant_id, hold_id)
             return await self._commit_durable(tenant_id, hold_id, request, digest, found)
-        return replies.settled(metering_pb2.CommitResponse(), outcome, actual, request.hold_id)
-
-    async def _price_commit(
-        self, terms: requests.Terms, request: metering_pb2.CommitRequest, reported_micros: int
-    ) -> quotes.Actual:
-        book = await self._book(terms)
-        return quotes.committed(terms, request, book, reported_micros)
+        return replies.settled(metering_pb2.CommitResponse(), outcome, actual, id_text)
 
     async def _book(self, terms: requests.Terms) -> pricing.PriceBook:
         version = terms.get("pv", "")
@@ -168,11 +186,12 @@ class Metering:
         """Commit of a hold that Redis has forgotten: a replay, a late commit, or a refusal."""
         if found.kind in (ledger.Kind.COMMIT, ledger.Kind.COMMIT_LATE):
             if found.request_digest != digest:
-                raise errors.AlreadyExistsError("hold_id: committed before with other usage")
+                raise _other_usage()
             return metering_pb2.CommitResponse(settlement=replies.durable_settlement(found, hold_id), replayed=True)
         if found.kind != ledger.Kind.EXPIRE:
             raise errors.FailedPreconditionError("hold_id: the hold has ended as released")
-        actual = await self._price_commit(found.terms, request, found.charged_micros)
+        kind, book = request.WhichOneof("actual"), await self._book(found.terms)
+        actual = quotes.committed(found.terms, request, kind, book, found.charged_micros)
         commit = ledger.Commit(
             tenant_id=tenant_id,
             address=hold_id.address,
@@ -193,28 +212,26 @@ class Metering:
         assert isinstance(outcome, ledger.Settled)
         return replies.settled(metering_pb2.CommitResponse(), outcome, actual, request.hold_id)
 
-    async def _known_terms(
-        self, tenant_id: str, hold_id: ids.HoldId, *, reported: bool = False
-    ) -> holds.Terms | holds.Durable | None:
-        """What the hold is priced by; None for one that has ended in a way that needs no price."""
-        cached = None if reported else self._terms.get(tenant_id, hold_id.address, hold_id.uuid)
-        if cached is not None:
-            return cached
+    async def _peeked_terms(self, tenant_id: str, hold_id: ids.HoldId) -> holds.Terms | holds.Durable | None:
+        """What the hold is priced by, as the ledger has it; None for one that has ended in a way that needs no price."""
         view = await self._with_account(
             tenant_id, hold_id.address, lambda: self._ledger.hold(tenant_id, hold_id.address, hold_id.uuid)
         )
         match view:
             case ledger.Held():
-                return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.reported_micros)
+                terms, reported_micros = view.terms, view.reported_micros
             case ledger.Settled(kind=ledger.Kind.CHARGE):
                 # A charge shares the holds' keys; what has its id is no hold all the same.
                 raise errors.NotFoundError("hold_id: no such hold")
             case ledger.Settled(kind=ledger.Kind.EXPIRE):
-                return holds.Terms(terms=requests.decode(view.terms), reported_micros=view.charged_micros)
+                terms, reported_micros = view.terms, view.charged_micros
             case ledger.Settled():
                 return None
             case None:
                 return await self._ended(tenant_id, hold_id)
+        return holds.Terms(
+            hold=hold_id.uuid, address=hold_id.address, terms=requests.decode(terms), reported_micros=reported_micros
+        )
 
     async def _ended(self, tenant_id: str, hold_id: ids.HoldId) -> holds.Durable:
         """The durable end of a hold that Redis does not know; NotFoundError if there is none."""
@@ -235,7 +252,7 @@ class Metering:
             detail=requests.encode({"reason": reason}) if reason else b"",
         )
         outcome = await self._settle(tenant_id, hold_id.address, lambda: self._ledger.release(command))
-        self._terms.drop(tenant_id, hold_id.address, hold_id.uuid)
+        self._terms.drop(tenant_id, request.hold_id)
         if isinstance(outcome, ledger.AskDurable):
             found = await self._ended(tenant_id, hold_id)
             if found.kind != ledger.Kind.RELEASE:
@@ -267,7 +284,9 @@ class Metering:
     async def report(self, tenant_id: str, request: metering_pb2.ReportRequest) -> metering_pb2.ReportResponse:
         """See Metering.Report in metering.proto."""
         hold_id = ids.parse_hold_id(request.hold_id)
-        known = await self._known_terms(tenant_id, hold_id)
+        known = self._terms.get(tenant_id, request.hold_id)
+        if known is None:
+            known = await self._peeked_terms(tenant_id, hold_id)
         if not isinstance(known, holds.Terms):
             raise errors.FailedPreconditionError("hold_id: the hold has ended")
         book = await self._book(known.terms)
@@ -357,7 +376,7 @@ class Metering:
         try:
             return await self._with_account(tenant_id, address, call)
         except errors.ConflictError as exc:
-            raise errors.AlreadyExistsError("hold_id: committed before with other usage") from exc
+            raise _other_usage() from exc
 
     async def _with_account(self, tenant_id: str, address: str, call: Callable[[], Awaitable[T]]) -> T:
         """`call`'s result; once more after hydration if the account was not loaded."""
@@ -366,3 +385,7 @@ class Metering:
         except errors.AccountNotLoadedError:
             await self._hydration.hydrate(tenant_id, address)
             return await call()
+
+
+def _other_usage() -> errors.AlreadyExistsError:
+    return errors.AlreadyExistsError("hold_id: committed before with other usage")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from meterd.core import errors, money, pricing, usage
+from meterd.core import errors, money, pricing, ratecards, usage, values
 from meterd.meter import requests
 from meterd.pricing import extract
 from meterd_client.v1 import metering_pb2, types_pb2
@@ -17,7 +17,7 @@ CREDITS_ITEM = "credits"
 LineRow = tuple[str, str, str, str]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Item:
     """What a Reserve or an Estimate asks for."""
 
@@ -26,12 +26,9 @@ class Item:
     amount_min_micros: int
     terms: requests.Terms
     quote: pricing.Quote | None
-    # For models: the usage without output, and the output asked for.
-    base: usage.Usage | None = None
-    output_tokens: int = 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+@values.value
 class Actual:
     """What a Commit, Report or Charge comes to. amount_micros None: what is held."""
 
@@ -52,8 +49,7 @@ Charged = types_pb2.ModelCharge | types_pb2.FeatureCharge | types_pb2.RateCharge
 
 def usage_of(message: types_pb2.Usage, field: str) -> usage.Usage:
     """The counts of a message, checked."""
-    counts = {descriptor.name: value for descriptor, value in message.ListFields()}
-    return usage.checked(counts, field)
+    return usage.checked_counts({descriptor.name: value for descriptor, value in message.ListFields()}, field)
 
 
 def reserved(
@@ -87,54 +83,49 @@ def _fixed_item(quote: pricing.Quote, terms: requests.Terms, now_ms: int) -> Ite
 
 
 def _model_item(charge: types_pb2.ModelCharge, book: pricing.PriceBook, prompt_tokens: int, now_ms: int) -> Item:
-    output = requests.checked_tokens(charge.max_output_tokens, "model.max_output_tokens")
-    least = requests.checked_tokens(charge.min_output_tokens, "model.min_output_tokens")
-    if least > output:
-        raise errors.InvalidArgumentError("model.min_output_tokens", "must not be above max_output_tokens")
-    tokens = prompt_tokens or requests.checked_tokens(charge.input_tokens, "model.input_tokens")
-    has_extra = charge.HasField("extra")
-    if has_extra:
+    model, provider, tier = charge.model, charge.provider, charge.service_tier
+    output, least, tokens = charge.max_output_tokens, charge.min_output_tokens, prompt_tokens or charge.input_tokens
+    if not (0 <= least <= output <= requests.TOKENS_MAX and 0 <= tokens <= requests.TOKENS_MAX):
+        raise _tokens_fault(output, least, tokens)
+    terms: requests.Terms = {"at": now_ms, "model": model, "in": tokens}
+    if charge.HasField("extra"):
         extra = usage_of(charge.extra, "model.extra")
         base = usage.with_counts(extra, input_tokens=extra.input_tokens + tokens)
         output += extra.output_tokens
+        full = usage.with_counts(base, output_tokens=output)
+        terms["extra"] = usage.set_counts(extra)
     else:
-        base = usage.Usage(input_tokens=tokens)
-    full = usage.with_counts(base, output_tokens=output)
-    if output + tokens == 0 and not has_extra:
-        raise errors.InvalidArgumentError("model", "input and max_output_tokens are both 0")
-    quote = pricing.quote_model(book, charge.provider, charge.model, full, charge.service_tier, now_ms)
-    amount = amount_min = quote.amount_micros
+        if output + tokens == 0:
+            raise errors.InvalidArgumentError("model", "input and max_output_tokens are both 0")
+        base = full = usage.Usage(input_tokens=tokens, output_tokens=output)
+    quote = pricing.quote_model(book, provider, model, full, tier, now_ms)
+    basis, amount, cost_femtos = quote.basis, quote.amount_micros, quote.cost_femtos
+    amount_min = amount
     if 0 < least < output:
         smaller = usage.with_counts(base, output_tokens=least)
-        amount_min = pricing.quote_model(
-            book, charge.provider, charge.model, smaller, charge.service_tier, now_ms
-        ).amount_micros
-    terms: requests.Terms = {
-        "item": quote.item,
-        "at": now_ms,
-        "pv": quote.price_version,
-        "model": charge.model,
-        "in": tokens,
-        "out": output,
-    }
-    if quote.cost_femtos is not None:
-        terms["cost"] = money.usd_string(quote.cost_femtos)
-    if amount_min < amount:
-        terms["full"] = amount
-    if charge.provider:
-        terms["provider"] = charge.provider
-    if charge.service_tier:
-        terms["tier"] = charge.service_tier
-    if has_extra:
-        terms["extra"] = usage.set_counts(usage.with_counts(base, input_tokens=base.input_tokens - tokens))
-    return Item(
-        amount_micros=amount,
-        amount_min_micros=min(amount, amount_min),
-        terms=terms,
-        quote=quote,
-        base=base,
-        output_tokens=output,
-    )
+        amount_min = pricing.quote_model(book, provider, model, smaller, tier, now_ms).amount_micros
+        if amount_min < amount:
+            terms["full"] = amount
+    terms["item"] = basis.item
+    terms["pv"] = basis.price_version
+    terms["out"] = output
+    if cost_femtos is not None:
+        terms["cost"] = money.usd_string(cost_femtos)
+    if provider:
+        terms["provider"] = provider
+    if tier:
+        terms["tier"] = tier
+    return Item(amount_micros=amount, amount_min_micros=min(amount, amount_min), terms=terms, quote=quote)
+
+
+def _tokens_fault(output: int, least: int, tokens: int) -> errors.InvalidArgumentError:
+    """What is wrong with the counts of a model charge."""
+    requests.checked_tokens(output, "model.max_output_tokens")
+    requests.checked_tokens(least, "model.min_output_tokens")
+    if least > output:
+        return errors.InvalidArgumentError("model.min_output_tokens", "must not be above max_output_tokens")
+    requests.checked_tokens(tokens, "model.input_tokens")
+    raise AssertionError("the counts are right")
 
 
 def base_of(terms: requests.Terms) -> usage.Usage:
@@ -143,33 +134,31 @@ def base_of(terms: requests.Terms) -> usage.Usage:
     return usage.with_counts(base, input_tokens=base.input_tokens + terms["in"], output_tokens=0)
 
 
-def wants_reported(request: metering_pb2.CommitRequest) -> bool:
-    """Whether the charge depends on what was reported: ABSENT usage."""
-    return request.WhichOneof("actual") == "usage" and request.usage.usage_state == types_pb2.USAGE_STATE_ABSENT
+def wants_reported(request: metering_pb2.CommitRequest, kind: str | None) -> bool:
+    """Whether the charge depends on what was reported: ABSENT usage. `kind` is what is set of `actual`."""
+    return kind == "usage" and request.usage.usage_state == types_pb2.USAGE_STATE_ABSENT
 
 
 def committed(
-    terms: requests.Terms, request: metering_pb2.CommitRequest, book: pricing.PriceBook, reported_micros: int
+    terms: requests.Terms,
+    request: metering_pb2.CommitRequest,
+    kind: str | None,
+    book: pricing.PriceBook,
+    reported_micros: int,
 ) -> Actual:
-    """What a hold with these terms comes to, from the price book that it was reserved by."""
-    kind = request.WhichOneof("actual")
-    is_model = "model" in terms
-    if kind == "amount_micros":
-        return _plain(
-            money.checked_micros(_not_negative(request.amount_micros, "amount_micros"), "amount_micros"), terms
-        )
+    """What a hold with these terms comes to, from the price book that it was reserved by. `kind` is what is set of `actual`."""
     if kind == "usage" or kind == "provider_response":
-        if not is_model:
+        if "model" not in terms:
             raise errors.InvalidArgumentError(kind, f"the hold is for {terms['item']}, not for a model")
-        served = request.provider or request.model
-        names = (request.provider, request.model) if served else (terms.get("provider", ""), terms["model"])
-        if not names[1]:
-            names = (names[0], terms["model"])
+        provider, model = request.provider, request.model
+        names = (provider if provider or model else terms.get("provider", ""), model or terms["model"])
         tier = request.service_tier or terms.get("tier", "")
         if kind == "usage":
             return _from_usage(request.usage, names, tier, book, terms["at"], reported_micros)
-        return _from_response(
-            request.provider_response, names, tier, book, terms["at"], fixed_model=bool(request.model)
+        return _from_response(request.provider_response, names, tier, book, terms["at"], fixed_model=bool(model))
+    if kind == "amount_micros":
+        return _plain(
+            money.checked_micros(_not_negative(request.amount_micros, "amount_micros"), "amount_micros"), terms
         )
     if kind == "quantity":
         item: str = terms["item"]
@@ -177,7 +166,7 @@ def committed(
             raise errors.InvalidArgumentError("quantity", f"the hold is for {item}, not for a rate")
         quote = pricing.quote_rate(book, item.removeprefix("rate:"), request.quantity, terms["at"])
         return _quoted(quote, None, types_pb2.USAGE_STATE_REPORTED)
-    if is_model:
+    if "model" in terms:
         raise errors.InvalidArgumentError("actual", "one of usage, provider_response or amount_micros must be set")
     return _plain(None, terms)
 
@@ -250,7 +239,7 @@ def _from_usage(
     at_ms: int,
     reported_micros: int,
 ) -> Actual:
-    state = asked.usage_state or types_pb2.USAGE_STATE_REPORTED
+    state: int = asked.usage_state or types_pb2.USAGE_STATE_REPORTED
     if state == types_pb2.USAGE_STATE_ABSENT:
         if asked.usage.ListFields():
             raise errors.InvalidArgumentError("usage.usage", "must be empty where usage_state is ABSENT")
@@ -289,18 +278,26 @@ def _from_response(
 def _quoted(
     quote: pricing.Quote, counts: usage.Usage | None, state: int, *, served: tuple[str, str] | None = None
 ) -> Actual:
-    lines = [line_row(line) for line in pricing.explain(quote)]
-    cost = money.usd_string(quote.cost_femtos) if quote.cost_femtos is not None else ""
+    basis = quote.basis
+    if quote.card is not None and counts is not None:
+        # As line_row of pricing.explain, without a value for each line.
+        lines = [
+            (name, str(quantity), pricing.price_string(femtos), money.usd_string(quantity * femtos))
+            for name, quantity, femtos in ratecards.parts(quote.card, counts)
+        ]
+    else:
+        lines = [line_row(line) for line in pricing.explain(quote)]
     detail: dict[str, Any] = {
-        "us": int(state),
+        "us": state,
         "lines": lines,
-        "margin": quote.margin,
-        "exact": quote.exact_string(),
-        "cv": quote.credit_value_usd,
-        "item": quote.item,
+        "margin": basis.margin,
+        "exact": money.ratio_string(quote.exact_numerator, basis.denominator),
+        "cv": pricing.price_string(basis.credit_value_femtos),
+        "item": basis.item,
     }
-    if cost:
-        detail["cost"] = cost
+    cost = ""
+    if quote.cost_femtos is not None:
+        detail["cost"] = cost = money.usd_string(quote.cost_femtos)
     if counts is not None:
         detail["usage"] = usage.set_counts(counts)
     if served is not None:
@@ -311,7 +308,7 @@ def _quoted(
         cost_usd=cost,
         lines=lines,
         usage_state=state,
-        price_version=quote.price_version,
+        price_version=basis.price_version,
         usage=counts,
     )
 

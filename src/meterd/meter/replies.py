@@ -38,14 +38,7 @@ _DENIAL_CODES = {
 
 
 def timestamp(at_ms: int) -> Timestamp:
-    message = Timestamp()
-    _put_time(message, at_ms)
-    return message
-
-
-def _put_time(message: Timestamp, at_ms: int) -> None:
-    message.seconds, millis = divmod(at_ms, 1000)
-    message.nanos = millis * 1_000_000
+    return Timestamp(seconds=at_ms // 1000, nanos=at_ms % 1000 * 1_000_000)
 
 
 def balance(value: ledger.Balance) -> types_pb2.Balance:
@@ -86,12 +79,19 @@ def put_hold(message: types_pb2.Hold, value: ledger.Held, terms: requests.Terms,
     message.hold_id = f"{value.hold}.{value.address}"
     message.amount_micros = value.amount_micros
     message.price_version = terms.get("pv", "")
-    _put_time(message.expires_at, value.expires_ms)
+    expires_at, created_at, expires_ms, created_ms = (
+        message.expires_at,
+        message.created_at,
+        value.expires_ms,
+        value.created_ms,
+    )
+    expires_at.seconds, expires_at.nanos = expires_ms // 1000, expires_ms % 1000 * 1_000_000
+    created_at.seconds, created_at.nanos = created_ms // 1000, created_ms % 1000 * 1_000_000
     add_draws(message.grants, value.draws)
-    message.state = _HOLD_STATES[value.state]
+    # An enum's hash is Python; most holds are open.
+    message.state = types_pb2.HOLD_STATE_OPEN if value.state is ledger.State.OPEN else _HOLD_STATES[value.state]
     message.account_id = terms.get("acct", "")
     message.wallet = value.wallet
-    _put_time(message.created_at, value.created_ms)
 
 
 def _covered_tokens(terms: requests.Terms, book: pricing.PriceBook, amount_micros: int) -> int:
@@ -111,9 +111,10 @@ def held(
     value: ledger.Held, account_id: str, terms: requests.Terms, books: price_books.Books
 ) -> metering_pb2.ReserveResponse:
     response = metering_pb2.ReserveResponse(replayed=value.replayed)
-    put_hold(response.hold, value, terms, books)
-    if not response.hold.account_id:
-        response.hold.account_id = account_id
+    message = response.hold
+    put_hold(message, value, terms, books)
+    if "acct" not in terms:
+        message.account_id = account_id
     put_balance(response.balance, value.balance)
     return response
 
@@ -154,13 +155,10 @@ def denied_reserve(value: ledger.Denied, item: quotes.Item, book: pricing.PriceB
 
 def affordable(item: quotes.Item, book: pricing.PriceBook, available_micros: int) -> int:
     """Output tokens that `available_micros` would cover after the item's input, at most those it asks for."""
-    if item.base is None or available_micros <= 0:
-        return 0
     terms = item.terms
-    tokens = pricing.affordable_output_tokens(
-        book, terms.get("provider", ""), terms["model"], item.base, terms.get("tier", ""), terms["at"], available_micros
-    )
-    return max(0, min(tokens, item.output_tokens))
+    if "model" not in terms or available_micros <= 0:
+        return 0
+    return max(0, _covered_tokens(terms, book, available_micros))
 
 
 SettledT = TypeVar("SettledT", metering_pb2.CommitResponse, metering_pb2.ReleaseResponse, metering_pb2.ChargeResponse)
@@ -170,8 +168,12 @@ def settled(response: SettledT, value: ledger.Settled, actual: quotes.Actual, ho
     """The empty response, filled. A replay does not repeat what the first answer said of usage and prices."""
     response.replayed = value.replayed
     message = response.settlement
-    message.settlement_id = f"{value.kind.value}{value.txn}"
-    message.state = _HOLD_STATES[holds.STATES[value.kind]]
+    if value.kind is ledger.Kind.COMMIT:
+        message.settlement_id = f"C{value.txn}"
+        message.state = types_pb2.HOLD_STATE_COMMITTED
+    else:
+        message.settlement_id = f"{value.kind.value}{value.txn}"
+        message.state = _HOLD_STATES[holds.STATES[value.kind]]
     message.charged_micros = value.charged_micros
     message.returned_micros = value.returned_micros
     message.uncollected_micros = value.uncollected_micros
@@ -183,7 +185,8 @@ def settled(response: SettledT, value: ledger.Settled, actual: quotes.Actual, ho
         message.price_version = actual.price_version
     add_draws(message.grants, value.draws)
     message.hold_id = hold_id
-    _put_time(message.settled_at, value.at_ms)
+    settled_at, at_ms = message.settled_at, value.at_ms
+    settled_at.seconds, settled_at.nanos = at_ms // 1000, at_ms % 1000 * 1_000_000
     put_balance(response.balance, value.balance)
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -26,8 +27,6 @@ Terms = dict[str, Any]
 # By the number in a message; a lookup is a fraction of an enum's call.
 _OVERAGES = {int(policy): policy for policy in ledger.Overage}
 _EXPIRIES = {int(policy): policy for policy in ledger.Expiry}
-# Fields of the subject, and their names in terms.
-_SUBJECT = (("user", "user"), ("team", "team"), ("key", "key"), ("operation_id", "op"))
 
 
 def digest(request: Message) -> bytes:
@@ -69,6 +68,15 @@ def checked_quantity(value: int, field: str) -> int:
     return value or 1
 
 
+# What callers ask for repeats.
+@functools.lru_cache(maxsize=1024)
+def checked_conditions(
+    wallet: str, ttl_ms: int, overage: int, expiry: int
+) -> tuple[str, int, ledger.Overage, ledger.Expiry]:
+    """How a Reserve wants its hold, checked, with what it left out."""
+    return ids.checked_wallet(wallet), checked_ttl_ms(ttl_ms), checked_overage(overage), checked_expiry(expiry)
+
+
 def checked_overage(value: int) -> ledger.Overage:
     if not 0 <= value <= 3:
         raise errors.InvalidArgumentError("overage_policy", "unknown value")
@@ -83,12 +91,16 @@ def checked_expiry(value: int) -> ledger.Expiry:
 
 def add_subject(terms: Terms, subject: types_pb2.Subject) -> None:
     """Puts the subject's set fields into `terms`."""
-    for field, name in _SUBJECT:
-        value = getattr(subject, field)
-        if value:
-            terms[name] = ids.checked_text(value, f"subject.{field}", ids.ID_BYTES_MAX)
-    if subject.labels:
-        terms["labels"] = _checked_map(subject.labels, "subject.labels", ids.ID_BYTES_MAX * 2 * LABELS_MAX, LABELS_MAX)
+    if user := subject.user:
+        terms["user"] = ids.checked_text(user, "subject.user", ids.ID_BYTES_MAX)
+    if team := subject.team:
+        terms["team"] = ids.checked_text(team, "subject.team", ids.ID_BYTES_MAX)
+    if key := subject.key:
+        terms["key"] = ids.checked_text(key, "subject.key", ids.ID_BYTES_MAX)
+    if operation := subject.operation_id:
+        terms["op"] = ids.checked_text(operation, "subject.operation_id", ids.ID_BYTES_MAX)
+    if labels := subject.labels:
+        terms["labels"] = _checked_map(labels, "subject.labels", ids.ID_BYTES_MAX * 2 * LABELS_MAX, LABELS_MAX)
 
 
 def add_metadata(terms: Terms, metadata: Mapping[str, str]) -> None:

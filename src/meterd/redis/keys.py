@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
+import functools
 import hashlib
 import uuid
 
-from meterd.core import ids
+from meterd.core import ids, values
+
+# From base64 to its URL-safe form.
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def tag(partition: int) -> str:
@@ -33,10 +37,46 @@ def account(partition: int, address: str) -> str:
     return f"{{m:{partition:02d}}}:a:{address}"
 
 
+@values.value
+class Places:
+    """An account's keys, and what stands in front of its holds' hashes."""
+
+    partition: int
+    sentinel: str
+    account: str
+    outbox: str
+    deadlines: str
+    hold_prefix: str
+    address_bytes: bytes
+
+    def hold(self, hold_id: uuid.UUID) -> str:
+        """The key of a hold or charge: fixed width, whatever the ids were."""
+        digest = hashlib.blake2b(self.address_bytes + hold_id.bytes, digest_size=16).digest()
+        text = binascii.b2a_base64(digest).translate(_URL_SAFE)
+        return self.hold_prefix + text[: ids.ADDRESS_CHARS].decode()
+
+
+@functools.lru_cache(maxsize=ids.ADDRESSES_CACHED_MAX)
+def places(address: str, partitions: int) -> Places:
+    """The keys of the account with that address."""
+    return _places(ids.partition_of(address, partitions), address)
+
+
+def _places(partition: int, address: str) -> Places:
+    return Places(
+        partition=partition,
+        sentinel=sentinel(partition),
+        account=account(partition, address),
+        outbox=outbox(partition),
+        deadlines=deadlines(partition),
+        hold_prefix=f"{tag(partition)}:h:",
+        address_bytes=address.encode(),
+    )
+
+
 def hold(partition: int, address: str, hold_id: uuid.UUID) -> str:
-    """The key of a hold or charge: fixed width, whatever the ids were."""
-    digest = hashlib.blake2b(address.encode() + hold_id.bytes, digest_size=16).digest()
-    return f"{{m:{partition:02d}}}:h:{base64.urlsafe_b64encode(digest)[: ids.ADDRESS_CHARS].decode()}"
+    """The key of a hold or charge."""
+    return _places(partition, address).hold(hold_id)
 
 
 def deadline_member(address: str, hold_id: uuid.UUID) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from meterd.core import errors, ids, ledger
-from meterd.redis import keys, runner, scripts
+from meterd.redis import decoding, keys, runner, scripts
 
 # The outbox keeps what Postgres has not got yet and a retention window; beyond this Reserve and Charge are refused.
 OUTBOX_LENGTH_MAX = 2_000_000
@@ -31,6 +32,8 @@ _STATES = {
     "R": ledger.State.RELEASED,
     "E": ledger.State.EXPIRED,
 }
+# Policies as text, by their numbers.
+_DIGITS = tuple(map(str, range(10)))
 # What the scripts have in the place of a hold's state for a charge, which is no hold.
 _CHARGE = 6
 
@@ -63,47 +66,41 @@ class RedisLedger:
         self.scripts = scripts.read_all()
 
     async def reserve(self, command: ledger.Reserve) -> ledger.ReserveOutcome:
-        partition, names = self._hold_keys(command.address, command.hold)
+        place = keys.places(command.address, self.partitions)
+        hold = command.hold
         args = (
             command.wallet,
             str(command.amount_micros),
             str(command.amount_min_micros),
             command.digest.hex(),
             str(command.ttl_ms),
-            str(int(command.overage)),
-            str(int(command.expiry)),
+            _DIGITS[command.overage],
+            _DIGITS[command.expiry],
             command.terms,
             "1" if command.replay_only else "0",
             self._holds_max,
             self._outbox_length_max,
-            command.hold.hex + command.address,
+            hold.hex + command.address,
         )
-        reply = await self._call("reserve", partition, names, args)
+        try:
+            reply = await self._evalsha("reserve", place, hold, args)
+        except runner.NoScriptError:
+            self._unloaded(place.partition)
+            raise
         code = reply[0]
         if code == b"RESERVED":
-            return self._reserved(reply, command, partition)
+            return self._reserved(reply, command, place.partition)
         if code == b"HELD":
-            return self._held(reply, command.hold, command.address, partition)
+            return self._held(reply, hold, command.address, place.partition)
         if code == b"SETTLED":
-            return self._ended_hold(reply, command, partition)
-        return self._undecided_reserve(reply, command.wallet, partition)
+            return self._ended_hold(reply, command, place.partition)
+        return self._undecided_reserve(reply, command.wallet, place.partition)
 
-    async def commit(self, command: ledger.Commit) -> ledger.SettleOutcome:
-        return await self._commit(command, ())
-
-    async def commit_late(self, command: ledger.CommitLate) -> ledger.SettleOutcome:
-        late = (
-            command.wallet,
-            str(int(command.overage)),
-            command.terms,
-            str(command.held_micros),
-            str(command.charged_micros),
-        )
-        return await self._commit(command.commit, late)
-
-    async def _commit(self, command: ledger.Commit, late: tuple[str | bytes, ...]) -> ledger.SettleOutcome:
-        partition, names = self._hold_keys(command.address, command.hold)
-        hold_hex = command.hold.hex
+    async def commit(self, command: ledger.Commit, late: tuple[str | bytes, ...] = ()) -> ledger.SettleOutcome:
+        """`late` is what the script needs of a hold that only Postgres remembers."""
+        place = keys.places(command.address, self.partitions)
+        hold = command.hold
+        hold_hex = hold.hex
         args = (
             command.tenant_id,
             "" if command.amount_micros is None else str(command.amount_micros),
@@ -115,7 +112,22 @@ class RedisLedger:
             command.address,
             *late,
         )
-        return self._settled(await self._call("commit", partition, names, args), command.hold, partition)
+        try:
+            reply = await self._evalsha("commit", place, hold, args)
+        except runner.NoScriptError:
+            self._unloaded(place.partition)
+            raise
+        return self._settled(reply, hold, place.partition)
+
+    async def commit_late(self, command: ledger.CommitLate) -> ledger.SettleOutcome:
+        late = (
+            command.wallet,
+            str(int(command.overage)),
+            command.terms,
+            str(command.held_micros),
+            str(command.charged_micros),
+        )
+        return await self.commit(command.commit, late)
 
     async def release(self, command: ledger.Release) -> ledger.SettleOutcome:
         partition, names = self._hold_keys(command.address, command.hold)
@@ -323,21 +335,36 @@ class RedisLedger:
         return [view for view in views if isinstance(view, ledger.Held)]
 
     def _hold_keys(self, address: str, hold: uuid.UUID) -> tuple[int, tuple[str, ...]]:
-        partition = ids.partition_of(address, self.partitions)
-        prefix = f"{{m:{partition:02d}}}:"
-        return partition, (f"{prefix}a:{address}", prefix + "o", prefix + "d", keys.hold(partition, address, hold))
+        place = keys.places(address, self.partitions)
+        return place.partition, (place.account, place.outbox, place.deadlines, place.hold(hold))
+
+    def _evalsha(
+        self, verb: str, place: keys.Places, hold: uuid.UUID, args: tuple[bytes | str, ...]
+    ) -> asyncio.Future[runner.Reply]:
+        """The reply to come of a verb about a hold: `_call` for the hot path, which saves a coroutine."""
+        sentinel = self.sentinels[place.partition]
+        if sentinel is None:
+            raise self._fenced(place.partition)
+        names = (place.sentinel, place.account, place.outbox, place.deadlines, place.hold(hold))
+        return self._run.evalsha(self.scripts[verb], names, (sentinel, *args))
 
     async def _call(
         self, verb: str, partition: int, names: tuple[str, ...], args: tuple[bytes | str, ...]
     ) -> runner.Reply:
         sentinel = self.sentinels[partition]
         if sentinel is None:
-            raise errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
+            raise self._fenced(partition)
         try:
-            return await self._run.evalsha(self.scripts[verb], (f"{{m:{partition:02d}}}:e", *names), (sentinel, *args))
+            return await self._run.evalsha(self.scripts[verb], (keys.sentinel(partition), *names), (sentinel, *args))
         except runner.NoScriptError:
-            self._fence(partition, "scripts are not loaded: Redis was restarted or flushed")
+            self._unloaded(partition)
             raise
+
+    def _fenced(self, partition: int) -> errors.UnavailableError:
+        return errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
+
+    def _unloaded(self, partition: int) -> None:
+        self._fence(partition, "scripts are not loaded: Redis was restarted or flushed")
 
     def _fence(self, partition: int, reason: str) -> None:
         self.sentinels[partition] = None
@@ -355,7 +382,7 @@ class RedisLedger:
                     f"the sentinel {reply[1].decode()!r}" if reply[1] else "no sentinel: it is empty, or was flushed"
                 )
                 self._fence(partition, f"Redis has {found}")
-                raise errors.UnavailableError(f"partition {partition} is fenced; retry with the same id")
+                raise self._fenced(partition)
             case b"NOTLOADED":
                 raise errors.AccountNotLoadedError("account_id: not loaded")
             case b"NOHOLD":
@@ -383,14 +410,8 @@ class RedisLedger:
                 raise AssertionError(f"ledger: {reply!r}")
 
     def _balance(self, wallet: str, available: int, held: int, seq: int, partition: int) -> ledger.Balance:
-        sentinel = self.sentinels[partition] or b"0:"
-        return ledger.Balance(
-            wallet=wallet,
-            available_micros=available,
-            held_micros=held,
-            seq=seq,
-            epoch=int(sentinel[: sentinel.index(b":")]),
-        )
+        epoch = decoding.epoch_of(self.sentinels[partition])
+        return ledger.Balance(wallet=wallet, available_micros=available, held_micros=held, seq=seq, epoch=epoch)
 
     def _reserved(self, reply: runner.Reply, command: ledger.Reserve, partition: int) -> ledger.Held:
         _, amount, created_ms, available, held, seq, slices = reply
@@ -402,7 +423,7 @@ class RedisLedger:
             state=ledger.State.OPEN,
             created_ms=created_ms,
             expires_ms=created_ms + command.ttl_ms,
-            draws=_listed(slices.decode()),
+            draws=decoding.draws(slices.decode()),
             terms=command.terms,
             replayed=False,
             balance=self._balance(command.wallet, available, held, seq, partition),
@@ -418,7 +439,7 @@ class RedisLedger:
             state=ledger.State.OPEN,
             created_ms=int(created),
             expires_ms=int(expires),
-            draws=_listed(slices),
+            draws=decoding.draws(slices),
             terms=reply[3],
             replayed=reply[1] == 1,
             balance=self._balance(wallet, int(available), int(held), int(seq), partition),
@@ -461,7 +482,7 @@ class RedisLedger:
             uncollected_micros=int(uncollected),
             forfeited_micros=int(forfeited),
             at_ms=int(at),
-            draws=_listed(drawn),
+            draws=decoding.draws(drawn),
             replayed=reply[1] == 1,
             balance=self._balance(wallet, int(available), int(held), int(seq), partition),
         )
@@ -484,7 +505,7 @@ class RedisLedger:
 
     def account_state(self, reply: runner.Reply, address: str) -> ledger.AccountState:
         """What the script `account` answered, as a value."""
-        sentinel = self.sentinels[ids.partition_of(address, self.partitions)] or b"0:"
+        sentinel = self.sentinels[ids.partition_of(address, self.partitions)]
         tenant, account, txn, seq, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
         policy, overdraft, strict, frozen = settings
         return ledger.AccountState(
@@ -502,34 +523,11 @@ class RedisLedger:
             overdraft_limit_micros=overdraft,
             strict_expiry=strict == 1,
             frozen=frozen == 1,
-            wallets=[_wallet_state(wallet) for wallet in sorted(reply[3])],
+            wallets=[decoding.wallet_state(wallet) for wallet in sorted(reply[3])],
             held_micros=held,
-            epoch=int(sentinel[: sentinel.index(b":")]),
+            epoch=decoding.epoch_of(sentinel),
             holds_open=holds,
         )
-
-
-def _wallet_state(wallet: list[Any]) -> ledger.WalletState:
-    name, debt, held, grants = wallet
-    return ledger.WalletState(
-        wallet=name.decode(),
-        debt_micros=debt,
-        held_micros=held,
-        grants=[
-            ledger.GrantState(
-                grant_id=uuid.UUID(hex=grant[0].decode()),
-                available_micros=grant[1],
-                held_micros=grant[2],
-                expires_ms=grant[3],
-                effective_ms=grant[4],
-                priority=grant[5],
-                category=grant[6],
-                created_no=grant[7],
-                revoked=grant[8] == 1,
-            )
-            for grant in grants
-        ],
-    )
 
 
 def decode_record(entry_id: str, fields: dict[bytes, bytes]) -> ledger.Record:
@@ -541,7 +539,7 @@ def decode_record(entry_id: str, fields: dict[bytes, bytes]) -> ledger.Record:
     return ledger.Record(
         entry_id=entry_id,
         kind=ledger.Kind(kind),
-        txn=uuid.UUID(hex=txn),
+        txn=ids.parsed_uuid(txn),
         prev_txn="" if prev == "-" else prev,
         address=address,
         epoch=int(epoch),
@@ -555,9 +553,9 @@ def decode_record(entry_id: str, fields: dict[bytes, bytes]) -> ledger.Record:
         uncollected_micros=int(uncollected),
         expired_micros=int(expired),
         revoked_micros=int(revoked),
-        drawn=_listed(drawn),
-        expired=_listed(forfeits),
-        revoked=_listed(revocations),
+        drawn=decoding.draws(drawn),
+        expired=decoding.draws(forfeits),
+        revoked=decoding.draws(revocations),
         balance_after_micros=int(balance),
         debt_after_micros=int(debt),
         wallet_held_after_micros=int(wallet_held),
@@ -568,8 +566,3 @@ def decode_record(entry_id: str, fields: dict[bytes, bytes]) -> ledger.Record:
         terms=fields[b"m"],
         detail=fields[b"j"],
     )
-
-
-def _listed(text: str) -> tuple[ledger.Draw, ...]:
-    pairs = [part.split(":") for part in text.split(",")] if text != "-" else []
-    return tuple(ledger.Draw(grant_id=uuid.UUID(hex=grant), amount_micros=int(amount)) for grant, amount in pairs)

@@ -115,7 +115,7 @@ class Runner:
         self, script: scripts.Script, keys: tuple[str, ...], args: tuple[bytes | str | int, ...]
     ) -> asyncio.Future[Reply]:
         """The reply to EVALSHA. Errors: NoScriptError, RedisRefusedError, OverloadedError, UnavailableError."""
-        return self.command((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        return self.command((b"EVALSHA", script.sha, str(len(keys)), *keys, *args))
 
     def command(self, parts: tuple[bytes | str | int, ...]) -> asyncio.Future[Any]:
         """The reply to any single-reply command."""

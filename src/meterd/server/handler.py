@@ -75,7 +75,7 @@ def unary(
     A call that the client cancels, or whose deadline passes, ends here; what it has sent to Redis takes effect all the same, and a
     retry with the same id hears of it.
     """
-    call, parse, roles, outcome = method.call, method.request.FromString, method.roles, method.outcome
+    call, parse, roles, may_deny = method.call, method.request.FromString, method.roles, method.may_deny
     known, now_s, observe = authenticator.principal, time.perf_counter, counts.observe
 
     async def handle(data: bytes, rpc: Any) -> bytes:
@@ -88,7 +88,7 @@ def unary(
             if principal is None or principal.role not in roles:
                 principal = await admitted(authenticator, rpc, roles)
             reply = await call(principal.tenant_id, parse(data))
-            observe(outcome(reply), now_s() - begin_s)
+            observe("DENIED" if may_deny and reply.HasField("denial") else "OK", now_s() - begin_s)
             return reply.SerializeToString()
         except asyncio.CancelledError:
             observe("CANCELLED", now_s() - begin_s)

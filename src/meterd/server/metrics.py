@@ -7,6 +7,7 @@ a hundred would notice. Labels are methods and status codes, never tenants or ac
 from __future__ import annotations
 
 import bisect
+import collections
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import core as prometheus
@@ -22,13 +23,13 @@ class Calls:
     __slots__ = ("buckets", "codes", "seconds")
 
     def __init__(self) -> None:
-        self.codes: dict[str, int] = {}
+        self.codes: collections.defaultdict[str, int] = collections.defaultdict(int)
         self.buckets = [0] * (len(BUCKETS_S) + 1)
         self.seconds = 0.0
 
     def observe(self, code: str, seconds: float) -> None:
         """Counts one answered call. `code` is a gRPC status name, or DENIED where credits, and not a fault, refused it."""
-        self.codes[code] = self.codes.get(code, 0) + 1
+        self.codes[code] += 1
         self.buckets[bisect.bisect_left(BUCKETS_S, seconds)] += 1
         self.seconds += seconds
 
