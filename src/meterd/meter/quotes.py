@@ -30,6 +30,11 @@ class Item:
     base: usage.Usage | None = None
     output_tokens: int = 0
 
+    @property
+    def wallet(self) -> str:
+        """What a feature or rate is paid from unless the call says otherwise."""
+        return self.quote.wallet if self.quote is not None else ""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Actual:
@@ -43,6 +48,8 @@ class Actual:
     price_version: str = ""
     terms: requests.Terms = dataclasses.field(default_factory=dict[str, Any])
     usage: usage.Usage | None = None
+    # What a feature or rate is paid from unless the call says otherwise.
+    wallet: str = ""
 
 
 NOTHING = Actual(amount_micros=None)
@@ -313,6 +320,7 @@ def _quoted(
         usage_state=state,
         price_version=quote.price_version,
         usage=counts,
+        wallet=quote.wallet,
     )
 
 

@@ -33,6 +33,11 @@ def account(partition: int, address: str) -> str:
     return f"{{m:{partition:02d}}}:a:{address}"
 
 
+def counters(partition: int, address: str) -> str:
+    """The key of what the account's limits have counted."""
+    return f"{{m:{partition:02d}}}:k:{address}"
+
+
 def hold(partition: int, address: str, hold_id: uuid.UUID) -> str:
     """The key of a hold or charge: fixed width, whatever the ids were."""
     digest = hashlib.blake2b(address.encode() + hold_id.bytes, digest_size=16).digest()

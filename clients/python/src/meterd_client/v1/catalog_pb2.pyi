@@ -104,18 +104,22 @@ class Feature(_message.Message):
     def __init__(self, feature_id: _Optional[str] = ..., name: _Optional[str] = ..., category: _Optional[str] = ..., amount_micros: _Optional[int] = ..., wallet: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class Rate(_message.Message):
-    __slots__ = ("rate_id", "name", "unit_micros", "wallet", "active")
+    __slots__ = ("rate_id", "name", "unit_micros", "wallet", "active", "unit", "fractional")
     RATE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     UNIT_MICROS_FIELD_NUMBER: _ClassVar[int]
     WALLET_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
+    FRACTIONAL_FIELD_NUMBER: _ClassVar[int]
     rate_id: str
     name: str
     unit_micros: str
     wallet: str
     active: bool
-    def __init__(self, rate_id: _Optional[str] = ..., name: _Optional[str] = ..., unit_micros: _Optional[str] = ..., wallet: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
+    unit: str
+    fractional: bool
+    def __init__(self, rate_id: _Optional[str] = ..., name: _Optional[str] = ..., unit_micros: _Optional[str] = ..., wallet: _Optional[str] = ..., active: _Optional[bool] = ..., unit: _Optional[str] = ..., fractional: _Optional[bool] = ...) -> None: ...
 
 class Reward(_message.Message):
     __slots__ = ("reward_id", "name", "amount_micros", "kind", "weekly_cap", "lifetime_spent_micros", "wallet")
@@ -135,12 +139,22 @@ class Reward(_message.Message):
     wallet: str
     def __init__(self, reward_id: _Optional[str] = ..., name: _Optional[str] = ..., amount_micros: _Optional[int] = ..., kind: _Optional[str] = ..., weekly_cap: _Optional[int] = ..., lifetime_spent_micros: _Optional[int] = ..., wallet: _Optional[str] = ...) -> None: ...
 
+class AccountDefaults(_message.Message):
+    __slots__ = ("welcome_bonus_micros", "low_balance_micros", "plan_id")
+    WELCOME_BONUS_MICROS_FIELD_NUMBER: _ClassVar[int]
+    LOW_BALANCE_MICROS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_ID_FIELD_NUMBER: _ClassVar[int]
+    welcome_bonus_micros: int
+    low_balance_micros: int
+    plan_id: str
+    def __init__(self, welcome_bonus_micros: _Optional[int] = ..., low_balance_micros: _Optional[int] = ..., plan_id: _Optional[str] = ...) -> None: ...
+
 class GetCatalogRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetCatalogResponse(_message.Message):
-    __slots__ = ("version", "packages", "plans", "features", "rates", "rewards", "credit_value_usd", "applied_at")
+    __slots__ = ("version", "packages", "plans", "features", "rates", "rewards", "credit_value_usd", "applied_at", "account", "price_version")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
     PLANS_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +163,8 @@ class GetCatalogResponse(_message.Message):
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_VALUE_USD_FIELD_NUMBER: _ClassVar[int]
     APPLIED_AT_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
     version: str
     packages: _containers.RepeatedCompositeFieldContainer[Package]
     plans: _containers.RepeatedCompositeFieldContainer[Plan]
@@ -157,22 +173,30 @@ class GetCatalogResponse(_message.Message):
     rewards: _containers.RepeatedCompositeFieldContainer[Reward]
     credit_value_usd: str
     applied_at: _timestamp_pb2.Timestamp
-    def __init__(self, version: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[Rate, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[Reward, _Mapping]]] = ..., credit_value_usd: _Optional[str] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    account: AccountDefaults
+    price_version: str
+    def __init__(self, version: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[Rate, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[Reward, _Mapping]]] = ..., credit_value_usd: _Optional[str] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., account: _Optional[_Union[AccountDefaults, _Mapping]] = ..., price_version: _Optional[str] = ...) -> None: ...
 
 class ApplyCatalogRequest(_message.Message):
-    __slots__ = ("document", "dry_run")
+    __slots__ = ("document", "dry_run", "expected_version", "applied_by")
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_BY_FIELD_NUMBER: _ClassVar[int]
     document: str
     dry_run: bool
-    def __init__(self, document: _Optional[str] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+    expected_version: str
+    applied_by: str
+    def __init__(self, document: _Optional[str] = ..., dry_run: _Optional[bool] = ..., expected_version: _Optional[str] = ..., applied_by: _Optional[str] = ...) -> None: ...
 
 class ApplyCatalogResponse(_message.Message):
-    __slots__ = ("version", "changes", "applied")
+    __slots__ = ("version", "changes", "applied", "previous_version")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_VERSION_FIELD_NUMBER: _ClassVar[int]
     version: str
     changes: _containers.RepeatedScalarFieldContainer[str]
     applied: bool
-    def __init__(self, version: _Optional[str] = ..., changes: _Optional[_Iterable[str]] = ..., applied: _Optional[bool] = ...) -> None: ...
+    previous_version: str
+    def __init__(self, version: _Optional[str] = ..., changes: _Optional[_Iterable[str]] = ..., applied: _Optional[bool] = ..., previous_version: _Optional[str] = ...) -> None: ...

@@ -60,7 +60,8 @@ class CatalogServicer:
 
     def ApplyCatalog(self, request, context):
         """Makes the tenant's catalog what a YAML document says, or with dry_run only tells what would change. A repeat changes nothing.
-        INVALID_ARGUMENT names line and field of what is wrong in it; then nothing was applied.
+        INVALID_ARGUMENT names line and field of what is wrong in it; then nothing was applied. Concurrent ones come one after the other.
+        The server that answers charges by the new prices at once, the others within a second. Open holds keep theirs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17meterd/v1/reports.proto\x12\tmeterd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x0cUsageRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x10\n\x08group_by\x18\x04 \x03(\t\x12\r\n\x05limit\x18\x05 \x01(\x05\"\xb1\x01\n\x08UsageRow\x12\r\n\x05group\x18\x01 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x03\x12\x16\n\x0e\x63harged_micros\x18\x03 \x01(\x03\x12\x1a\n\x12uncollected_micros\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x07 \x01(\t\x12\x12\n\nmargin_usd\x18\x08 \x01(\t\"V\n\rUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.meterd.v1.UsageRow\x12\"\n\x05total\x18\x02 \x01(\x0b\x32\x13.meterd.v1.UsageRow\"2\n\x0eRevenueRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\"\x82\x01\n\nRevenueRow\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x17\n\x0fpackage_revenue\x18\x02 \x01(\t\x12\x1c\n\x14subscription_revenue\x18\x03 \x01(\t\x12\x11\n\tpurchases\x18\x04 \x01(\x03\x12\x18\n\x10\x61verage_purchase\x18\x05 \x01(\t\"}\n\x0fRevenueResponse\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.meterd.v1.RevenueRow\x12\x10\n\x08\x61\x63\x63ounts\x18\x02 \x01(\x03\x12\x17\n\x0fpaying_accounts\x18\x03 \x01(\x03\x12\x1a\n\x12\x63onversion_percent\x18\x04 \x01(\t\"/\n\x0b\x42urnRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ys\x18\x02 \x01(\x05\"\x8c\x01\n\x0c\x42urnResponse\x12\x18\n\x10\x61vailable_micros\x18\x01 \x01(\x03\x12\x1e\n\x16\x63harged_per_day_micros\x18\x02 \x01(\x03\x12\x11\n\tdays_left\x18\x03 \x01(\t\x12/\n\x0bruns_out_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x12TopAccountsRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"\x9d\x01\n\x13TopAccountsResponse\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".meterd.v1.TopAccountsResponse.Row\x1aT\n\x03Row\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x03\x12\x16\n\x0e\x63harged_micros\x18\x03 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x04 \x01(\t2\x8e\x02\n\x07Reports\x12:\n\x05Usage\x12\x17.meterd.v1.UsageRequest\x1a\x18.meterd.v1.UsageResponse\x12@\n\x07Revenue\x12\x19.meterd.v1.RevenueRequest\x1a\x1a.meterd.v1.RevenueResponse\x12\x37\n\x04\x42urn\x12\x16.meterd.v1.BurnRequest\x1a\x17.meterd.v1.BurnResponse\x12L\n\x0bTopAccounts\x12\x1d.meterd.v1.TopAccountsRequest\x1a\x1e.meterd.v1.TopAccountsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17meterd/v1/reports.proto\x12\tmeterd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x0cUsageRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\x10\n\x08group_by\x18\x04 \x03(\t\x12\r\n\x05limit\x18\x05 \x01(\x05\"\xb1\x01\n\x08UsageRow\x12\r\n\x05group\x18\x01 \x03(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x03\x12\x16\n\x0e\x63harged_micros\x18\x03 \x01(\x03\x12\x1a\n\x12uncollected_micros\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x15\n\routput_tokens\x18\x06 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x07 \x01(\t\x12\x12\n\nmargin_usd\x18\x08 \x01(\t\"h\n\rUsageResponse\x12!\n\x04rows\x18\x01 \x03(\x0b\x32\x13.meterd.v1.UsageRow\x12\"\n\x05total\x18\x02 \x01(\x0b\x32\x13.meterd.v1.UsageRow\x12\x10\n\x08has_more\x18\x03 \x01(\x08\"2\n\x0eRevenueRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\"\x82\x01\n\nRevenueRow\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12\x17\n\x0fpackage_revenue\x18\x02 \x01(\t\x12\x1c\n\x14subscription_revenue\x18\x03 \x01(\t\x12\x11\n\tpurchases\x18\x04 \x01(\x03\x12\x18\n\x10\x61verage_purchase\x18\x05 \x01(\t\"}\n\x0fRevenueResponse\x12#\n\x04rows\x18\x01 \x03(\x0b\x32\x15.meterd.v1.RevenueRow\x12\x10\n\x08\x61\x63\x63ounts\x18\x02 \x01(\x03\x12\x17\n\x0fpaying_accounts\x18\x03 \x01(\x03\x12\x1a\n\x12\x63onversion_percent\x18\x04 \x01(\t\"/\n\x0b\x42urnRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ys\x18\x02 \x01(\x05\"\x8c\x01\n\x0c\x42urnResponse\x12\x18\n\x10\x61vailable_micros\x18\x01 \x01(\x03\x12\x1e\n\x16\x63harged_per_day_micros\x18\x02 \x01(\x03\x12\x11\n\tdays_left\x18\x03 \x01(\t\x12/\n\x0bruns_out_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"E\n\x12TopAccountsRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x05\"\x9d\x01\n\x13TopAccountsResponse\x12\x30\n\x04rows\x18\x01 \x03(\x0b\x32\".meterd.v1.TopAccountsResponse.Row\x1aT\n\x03Row\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63tions\x18\x02 \x01(\x03\x12\x16\n\x0e\x63harged_micros\x18\x03 \x01(\x03\x12\x10\n\x08\x63ost_usd\x18\x04 \x01(\t2\x8e\x02\n\x07Reports\x12:\n\x05Usage\x12\x17.meterd.v1.UsageRequest\x1a\x18.meterd.v1.UsageResponse\x12@\n\x07Revenue\x12\x19.meterd.v1.RevenueRequest\x1a\x1a.meterd.v1.RevenueResponse\x12\x37\n\x04\x42urn\x12\x16.meterd.v1.BurnRequest\x1a\x17.meterd.v1.BurnResponse\x12L\n\x0bTopAccounts\x12\x1d.meterd.v1.TopAccountsRequest\x1a\x1e.meterd.v1.TopAccountsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,23 +37,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEROW']._serialized_start=175
   _globals['_USAGEROW']._serialized_end=352
   _globals['_USAGERESPONSE']._serialized_start=354
-  _globals['_USAGERESPONSE']._serialized_end=440
-  _globals['_REVENUEREQUEST']._serialized_start=442
-  _globals['_REVENUEREQUEST']._serialized_end=492
-  _globals['_REVENUEROW']._serialized_start=495
-  _globals['_REVENUEROW']._serialized_end=625
-  _globals['_REVENUERESPONSE']._serialized_start=627
-  _globals['_REVENUERESPONSE']._serialized_end=752
-  _globals['_BURNREQUEST']._serialized_start=754
-  _globals['_BURNREQUEST']._serialized_end=801
-  _globals['_BURNRESPONSE']._serialized_start=804
-  _globals['_BURNRESPONSE']._serialized_end=944
-  _globals['_TOPACCOUNTSREQUEST']._serialized_start=946
-  _globals['_TOPACCOUNTSREQUEST']._serialized_end=1015
-  _globals['_TOPACCOUNTSRESPONSE']._serialized_start=1018
-  _globals['_TOPACCOUNTSRESPONSE']._serialized_end=1175
-  _globals['_TOPACCOUNTSRESPONSE_ROW']._serialized_start=1091
-  _globals['_TOPACCOUNTSRESPONSE_ROW']._serialized_end=1175
-  _globals['_REPORTS']._serialized_start=1178
-  _globals['_REPORTS']._serialized_end=1448
+  _globals['_USAGERESPONSE']._serialized_end=458
+  _globals['_REVENUEREQUEST']._serialized_start=460
+  _globals['_REVENUEREQUEST']._serialized_end=510
+  _globals['_REVENUEROW']._serialized_start=513
+  _globals['_REVENUEROW']._serialized_end=643
+  _globals['_REVENUERESPONSE']._serialized_start=645
+  _globals['_REVENUERESPONSE']._serialized_end=770
+  _globals['_BURNREQUEST']._serialized_start=772
+  _globals['_BURNREQUEST']._serialized_end=819
+  _globals['_BURNRESPONSE']._serialized_start=822
+  _globals['_BURNRESPONSE']._serialized_end=962
+  _globals['_TOPACCOUNTSREQUEST']._serialized_start=964
+  _globals['_TOPACCOUNTSREQUEST']._serialized_end=1033
+  _globals['_TOPACCOUNTSRESPONSE']._serialized_start=1036
+  _globals['_TOPACCOUNTSRESPONSE']._serialized_end=1193
+  _globals['_TOPACCOUNTSRESPONSE_ROW']._serialized_start=1109
+  _globals['_TOPACCOUNTSRESPONSE_ROW']._serialized_end=1193
+  _globals['_REPORTS']._serialized_start=1196
+  _globals['_REPORTS']._serialized_end=1466
 # @@protoc_insertion_point(module_scope)

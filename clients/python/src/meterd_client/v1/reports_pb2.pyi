@@ -44,12 +44,14 @@ class UsageRow(_message.Message):
     def __init__(self, group: _Optional[_Iterable[str]] = ..., actions: _Optional[int] = ..., charged_micros: _Optional[int] = ..., uncollected_micros: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cost_usd: _Optional[str] = ..., margin_usd: _Optional[str] = ...) -> None: ...
 
 class UsageResponse(_message.Message):
-    __slots__ = ("rows", "total")
+    __slots__ = ("rows", "total", "has_more")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     rows: _containers.RepeatedCompositeFieldContainer[UsageRow]
     total: UsageRow
-    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., total: _Optional[_Union[UsageRow, _Mapping]] = ...) -> None: ...
+    has_more: bool
+    def __init__(self, rows: _Optional[_Iterable[_Union[UsageRow, _Mapping]]] = ..., total: _Optional[_Union[UsageRow, _Mapping]] = ..., has_more: _Optional[bool] = ...) -> None: ...
 
 class RevenueRequest(_message.Message):
     __slots__ = ("from_day", "to_day")
