@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 import datetime
-import functools
-import pathlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from meterd.cli import console, remote
+from meterd.cli import console, limits, plans, remote
 from meterd_client.v1 import accounts_pb2, types_pb2
 
 # The server's own limit of one page.
 PAGE_SIZE_MAX = 1_000
 OVERAGES = ("cap", "draw", "overdraft")
 CATEGORIES = ("paid", "promotional", "allowance", "reward", "gift", "refund", "adjustment")
-
-
-def _remote(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that name the server and passes it the opened service first."""
-
-    @click.option(
-        "--server",
-        envvar="METERD_SERVER",
-        default=console.SERVER_DEFAULT,
-        show_default=True,
-        metavar="HOST:PORT",
-        help="Address of the server. [env: METERD_SERVER]",
-    )
-    @click.option(
-        "--key", envvar="METERD_KEY", required=True, help="API key; the tenant is the key's. [env: METERD_KEY]"
-    )
-    @click.option(
-        "--ca",
-        "ca_path",
-        envvar="METERD_CA",
-        type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-        help="CA certificate of the server; plaintext without. [env: METERD_CA]",
-    )
-    @console.json_option
-    @console.guarded
-    @functools.wraps(command)
-    def run(*, server: str, key: str, ca_path: pathlib.Path | None, **options: Any) -> None:
-        with remote.accounts(server, key, ca_path) as service:
-            command(service, **options)
-
-    return run
+_remote = remote.connected(remote.accounts)
 
 
 @click.group("account", short_help="Create accounts and look into them.")
 def account() -> None:
     """Create accounts and look into them, through a running server. The tenant is the API key's."""
+
+
+account.add_command(limits.limits)
+account.add_command(limits.set_limit)
+account.add_command(limits.delete_limit)
 
 
 @account.command("create", short_help="Create an account.")
@@ -219,6 +192,17 @@ def revoke_grant(service: remote.Accounts, grant_id: str, reason: str, idempoten
         console.print_json(remote.document(answer))
     else:
         click.echo(f"Revoked {console.credits_text(answer.revoked_micros)} credits.{_later(answer.projected)}")
+
+
+for _command in (
+    plans.subscribe,
+    plans.cancel_subscription,
+    plans.subscription,
+    plans.transfer,
+    plans.claw_back,
+    plans.reward,
+):
+    account.add_command(_command)
 
 
 @click.command("grant", short_help="Give an account credits.")

@@ -85,7 +85,9 @@ CREATE TRIGGER installation_keep_row BEFORE DELETE ON installation
 CREATE TABLE tenants (
     tenant_id text PRIMARY KEY CHECK (octet_length(tenant_id) BETWEEN 1 AND 128),
     name text NOT NULL DEFAULT '',
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Credits at or below which a wallet is told of as low; NULL: none.
+    low_balance_micros bigint CHECK (low_balance_micros BETWEEN 0 AND 9007199254740991)
 );
 
 CREATE TABLE api_keys (
@@ -131,6 +133,13 @@ CREATE TABLE accounts (
     held_micros bigint NOT NULL DEFAULT 0,
     -- An entry of this account could not be written; the later ones wait in outbox_dead.
     parked boolean NOT NULL DEFAULT false,
+    -- What the account's plan changes in the hot path; as the subscription and its catalog left it last.
+    plan_until timestamptz,
+    plan_unlimited boolean NOT NULL DEFAULT false,
+    plan_actions_per_day bigint NOT NULL DEFAULT 0 CHECK (plan_actions_per_day BETWEEN 0 AND 9007199254740991),
+    plan_blocked_wallets text[] NOT NULL DEFAULT '{}',
+    -- As the tenant's; NULL: the tenant's.
+    low_balance_micros bigint CHECK (low_balance_micros BETWEEN 0 AND 9007199254740991),
     PRIMARY KEY (tenant_id, account_id)
 ) WITH (fillfactor = 70);
 
@@ -166,10 +175,13 @@ CREATE TABLE grants (
     revoked_micros bigint NOT NULL DEFAULT 0,
     revoked boolean NOT NULL DEFAULT false,
     applied_at timestamptz,
+    -- Whether it was told, or needs not to be, that the grant expires soon.
+    expiring_told boolean NOT NULL DEFAULT false,
     PRIMARY KEY (tenant_id, grant_id),
     UNIQUE (tenant_id, idempotency_key)
 ) WITH (fillfactor = 70);
 CREATE INDEX grants_account ON grants (account_no, wallet);
+CREATE INDEX grants_expiring ON grants (expires_at) WHERE expires_at IS NOT NULL AND NOT expiring_told;
 
 CREATE TABLE revocations (
     tenant_id text NOT NULL REFERENCES tenants,
@@ -192,7 +204,7 @@ CREATE TABLE account_changes (
     tenant_id text NOT NULL REFERENCES tenants,
     account_no bigint NOT NULL REFERENCES accounts (account_no),
     change_no bigint NOT NULL CHECK (change_no > 0),
-    kind text NOT NULL CHECK (kind IN ('G', 'V', 'S')),
+    kind text NOT NULL CHECK (kind IN ('G', 'V', 'S', 'B')),
     -- The grant, revocation or settings change.
     change_id uuid NOT NULL,
     payload jsonb NOT NULL,
@@ -208,7 +220,7 @@ CREATE TABLE ledger (
     account_no bigint NOT NULL,
     tenant_id text NOT NULL,
     txn_at timestamptz NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('C', 'L', 'R', 'E', 'H', 'G', 'V', 'X', 'S')),
+    kind text NOT NULL CHECK (kind IN ('C', 'L', 'R', 'E', 'H', 'G', 'V', 'X', 'S', 'B')),
     txn uuid NOT NULL,
     prev_txn text NOT NULL,
     epoch bigint NOT NULL,
@@ -256,6 +268,8 @@ CREATE TABLE ledger (
 ) PARTITION BY RANGE (txn_at);
 -- An account's history in order.
 CREATE INDEX ledger_seq ON ledger (account_no, seq);
+-- Transfers: few among all charges. Overage 6 marks them.
+CREATE INDEX ledger_transfers ON ledger (account_no) WHERE overage = 6;
 
 CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE ON ledger
     FOR EACH ROW EXECUTE FUNCTION meterd_refuse_change();
@@ -314,7 +328,105 @@ CREATE TABLE partitions (
 CREATE TABLE price_books (
     version text PRIMARY KEY,
     content jsonb NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- The value of a credit, without reading a book that may be megabytes.
+    credit_value_femtos numeric GENERATED ALWAYS AS ((content -> 'book' ->> 'credit_value_femtos')::numeric) STORED
+);
+
+-- Every catalog that a tenant ever applied; the one with the highest number is in force. Subscribers may hold on to an older one's prices.
+CREATE TABLE catalogs (
+    tenant_id text NOT NULL REFERENCES tenants,
+    -- From 1 without gaps, in the order in which they came into force.
+    catalog_no integer NOT NULL CHECK (catalog_no > 0),
+    -- Names the content; a tenant that goes back to an older content has it twice.
+    version text NOT NULL,
+    document jsonb NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now(),
+    applied_by text NOT NULL DEFAULT '',
+    PRIMARY KEY (tenant_id, catalog_no)
+);
+
+CREATE TRIGGER catalogs_append_only BEFORE UPDATE OR DELETE ON catalogs
+    FOR EACH ROW EXECUTE FUNCTION meterd_refuse_change();
+CREATE TRIGGER catalogs_keep BEFORE TRUNCATE ON catalogs
+    FOR EACH STATEMENT EXECUTE FUNCTION meterd_refuse_change();
+
+-- Servers listen, and read what is new.
+CREATE FUNCTION meterd_tell_catalog() RETURNS trigger
+    LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('meterd_catalog', NEW.tenant_id);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER catalogs_tell AFTER INSERT ON catalogs
+    FOR EACH ROW EXECUTE FUNCTION meterd_tell_catalog();
+
+-- An account's plan, on the terms that it has. Ended ones stay.
+CREATE TABLE subscriptions (
+    tenant_id text NOT NULL REFERENCES tenants,
+    subscription_id uuid NOT NULL,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    plan_id text NOT NULL,
+    -- The plan of core.catalog as the account has it; next_plan is that of the period whose allowances were granted ahead.
+    plan jsonb NOT NULL,
+    next_plan jsonb,
+    status text NOT NULL CHECK (status IN ('trial', 'active', 'past_due', 'canceled')),
+    started_at timestamptz NOT NULL,
+    -- Periods are counted from here: the end of the trial, or the start.
+    anchor timestamptz NOT NULL,
+    -- The trial is period 0.
+    period_no integer NOT NULL CHECK (period_no >= 0),
+    period_start timestamptz NOT NULL,
+    period_end timestamptz NOT NULL CHECK (period_end > period_start),
+    -- The last period whose allowances were granted, and how often some that were granted ahead were taken back.
+    granted_no integer NOT NULL,
+    withdrawals integer NOT NULL DEFAULT 0,
+    -- Until then the catalog's changes do not concern the account.
+    terms_until timestamptz NOT NULL,
+    cancel_at_period_end boolean NOT NULL DEFAULT false,
+    canceled_at timestamptz,
+    -- When there is something to do; NULL: nothing, until somebody changes the subscription.
+    due_at timestamptz,
+    source_id text NOT NULL DEFAULT '',
+    idempotency_key text NOT NULL,
+    request_digest bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, subscription_id),
+    UNIQUE (tenant_id, idempotency_key),
+    CHECK ((status = 'canceled') = (canceled_at IS NOT NULL))
+);
+-- An account is on one plan at a time.
+CREATE UNIQUE INDEX subscriptions_live ON subscriptions (account_no) WHERE status <> 'canceled';
+CREATE INDEX subscriptions_account ON subscriptions (account_no, started_at);
+CREATE INDEX subscriptions_due ON subscriptions (due_at) WHERE due_at IS NOT NULL;
+
+-- One row a reward that an account had; occasion tells those apart that may be had several times: the day, or who was referred.
+CREATE TABLE reward_claims (
+    tenant_id text NOT NULL REFERENCES tenants,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    reward_id text NOT NULL,
+    occasion text NOT NULL,
+    grant_id uuid NOT NULL,
+    claimed_at timestamptz NOT NULL,
+    PRIMARY KEY (account_no, reward_id, occasion),
+    FOREIGN KEY (tenant_id, grant_id) REFERENCES grants
+);
+
+CREATE TABLE claw_backs (
+    tenant_id text NOT NULL REFERENCES tenants,
+    claw_back_id uuid NOT NULL,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    wallet text NOT NULL,
+    amount_micros bigint NOT NULL CHECK (amount_micros BETWEEN 1 AND 9007199254740991),
+    reason text NOT NULL DEFAULT '',
+    idempotency_key text NOT NULL,
+    request_digest bytea NOT NULL,
+    change_no bigint NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, claw_back_id),
+    UNIQUE (tenant_id, idempotency_key)
 );
 
 -- Outbox entries that could not become rows, and those behind them that have to wait.
@@ -335,13 +447,156 @@ CREATE TABLE outbox_dead (
 );
 CREATE INDEX outbox_dead_address ON outbox_dead (address, dead_no) WHERE resolved_at IS NULL;
 
+-- What usage adds up to, kept by the flusher in the statement that inserts the ledger rows. Per settlement:
+-- a charge, a Commit, and an expiry that charged something count as one action. A late Commit counts what it adds to its hold's expiry.
+-- Days are UTC, by the time of the record. No operation_id and no labels: there is a row per day for each who did the same thing.
+CREATE TABLE usage_daily (
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    tenant_id text NOT NULL,
+    day date NOT NULL,
+    -- SHA-256 of what follows up to price_version, first 16 bytes: the names together may be too long for an index.
+    group_id bytea NOT NULL CHECK (octet_length(group_id) = 16),
+    -- '' where the settlement has none.
+    item text NOT NULL,
+    model text NOT NULL,
+    wallet text NOT NULL,
+    subject_user text NOT NULL,
+    subject_team text NOT NULL,
+    subject_key text NOT NULL,
+    -- Names the price book, which has the value of a credit.
+    price_version text NOT NULL,
+    actions bigint NOT NULL,
+    charged_micros bigint NOT NULL,
+    -- numeric: nothing bounds their sums.
+    uncollected_micros numeric NOT NULL,
+    input_tokens numeric NOT NULL,
+    output_tokens numeric NOT NULL,
+    cost_usd numeric NOT NULL,
+    PRIMARY KEY (account_no, day, group_id)
+) WITH (fillfactor = 70);
+-- A tenant's days stand together in the table, as they came.
+CREATE INDEX usage_daily_tenant ON usage_daily (tenant_id, day);
+
+-- The same without accounts and subjects, for whole tenants: as many rows as a tenant has prices, whatever its traffic.
+-- By partition, whose flusher is the only one to write its rows, so that no two wait for each other.
+CREATE TABLE usage_tenant_daily (
+    tenant_id text NOT NULL REFERENCES tenants,
+    day date NOT NULL,
+    partition integer NOT NULL,
+    group_id bytea NOT NULL CHECK (octet_length(group_id) = 16),
+    item text NOT NULL,
+    model text NOT NULL,
+    wallet text NOT NULL,
+    price_version text NOT NULL,
+    actions bigint NOT NULL,
+    charged_micros numeric NOT NULL,
+    uncollected_micros numeric NOT NULL,
+    input_tokens numeric NOT NULL,
+    output_tokens numeric NOT NULL,
+    cost_usd numeric NOT NULL,
+    PRIMARY KEY (tenant_id, day, partition, group_id)
+) WITH (fillfactor = 70);
+
+-- Money that came in. A row with a negative amount is what went back; rows are never changed.
+CREATE TABLE purchases (
+    tenant_id text NOT NULL REFERENCES tenants,
+    purchase_id text NOT NULL CHECK (octet_length(purchase_id) BETWEEN 1 AND 255),
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    kind text NOT NULL CHECK (kind IN ('package', 'subscription')),
+    product_id text NOT NULL DEFAULT '' CHECK (octet_length(product_id) <= 255),
+    -- In the currency's major unit, exactly. 'NaN' sorts above all numbers.
+    amount numeric NOT NULL CHECK (amount BETWEEN -1000000000000 AND 1000000000000 AND scale(trim_scale(amount)) <= 6),
+    currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    at timestamptz NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, purchase_id)
+);
+CREATE INDEX purchases_at ON purchases (tenant_id, at);
+-- Who has ever paid.
+CREATE INDEX purchases_paying ON purchases (tenant_id, account_no) WHERE amount > 0;
+
+CREATE TRIGGER purchases_append_only BEFORE UPDATE OR DELETE ON purchases
+    FOR EACH ROW EXECUTE FUNCTION meterd_refuse_change();
+CREATE TRIGGER purchases_keep BEFORE TRUNCATE ON purchases
+    FOR EACH STATEMENT EXECUTE FUNCTION meterd_refuse_change();
+
+-- What is told to the outside. Rows are written in the transaction of what they tell of.
+CREATE TABLE events (
+    -- UUIDv7; also the webhook-id, by which a receiver knows a repeat.
+    event_id uuid PRIMARY KEY,
+    tenant_id text NOT NULL REFERENCES tenants,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    type text NOT NULL CHECK (octet_length(type) BETWEEN 1 AND 64),
+    -- The wallet, hold, grant or limit that it happened to.
+    subject text NOT NULL,
+    -- Names the crossing: a second event of it is refused.
+    once text NOT NULL,
+    payload jsonb NOT NULL,
+    created_at timestamptz NOT NULL,
+    UNIQUE (account_no, type, once)
+);
+CREATE INDEX events_tenant ON events (tenant_id, event_id);
+CREATE INDEX events_account ON events (account_no, event_id);
+CREATE INDEX events_created ON events (created_at);
+
+-- A wallet's thresholds: armed while it is above, so that the next fall is told once.
+CREATE TABLE wallet_alerts (
+    tenant_id text NOT NULL REFERENCES tenants,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    wallet text NOT NULL,
+    low_armed boolean NOT NULL,
+    exhausted_armed boolean NOT NULL,
+    PRIMARY KEY (account_no, wallet)
+) WITH (fillfactor = 70);
+
+CREATE TABLE webhook_endpoints (
+    tenant_id text NOT NULL REFERENCES tenants,
+    endpoint_id uuid PRIMARY KEY,
+    idempotency_key text NOT NULL,
+    request_digest bytea NOT NULL,
+    url text NOT NULL CHECK (octet_length(url) BETWEEN 1 AND 2048),
+    -- Empty: all.
+    types text[] NOT NULL,
+    -- Signatures need the secrets themselves. The old one signs too until old_secret_until.
+    secret bytea NOT NULL,
+    old_secret bytea,
+    old_secret_until timestamptz,
+    created_at timestamptz NOT NULL,
+    -- It answered 410 Gone.
+    disabled_at timestamptz,
+    deleted_at timestamptz,
+    UNIQUE (tenant_id, idempotency_key)
+);
+
+CREATE TABLE webhook_deliveries (
+    event_id uuid NOT NULL REFERENCES events ON DELETE CASCADE,
+    endpoint_id uuid NOT NULL REFERENCES webhook_endpoints,
+    tenant_id text NOT NULL REFERENCES tenants,
+    attempts integer NOT NULL DEFAULT 0,
+    -- Since when it is tried; a replay begins anew.
+    queued_at timestamptz NOT NULL,
+    -- NULL once it is delivered or dead.
+    next_at timestamptz,
+    -- A server is at it until then; if it dies, another goes on.
+    claimed_until timestamptz,
+    delivered_at timestamptz,
+    dead_at timestamptz,
+    -- 0: no answer.
+    last_status integer NOT NULL DEFAULT 0,
+    last_error text NOT NULL DEFAULT '',
+    PRIMARY KEY (event_id, endpoint_id)
+) WITH (fillfactor = 70);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (endpoint_id, next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_endpoint ON webhook_deliveries (endpoint_id, event_id);
+
 -- Row-level security: the app role sees the rows of its transaction's tenant, and nothing without one. FORCE binds the owner too,
 -- who therefore has a policy of its own.
 DO $$
 DECLARE
     table_name text;
 BEGIN
-    FOREACH table_name IN ARRAY ARRAY['tenants', 'api_keys', 'accounts', 'wallets', 'grants', 'revocations', 'account_changes', 'ledger'] LOOP
+    FOREACH table_name IN ARRAY ARRAY['tenants', 'api_keys', 'accounts', 'wallets', 'grants', 'revocations', 'account_changes', 'ledger',
+        'subscriptions', 'reward_claims', 'claw_backs', 'events', 'wallet_alerts', 'webhook_endpoints', 'webhook_deliveries'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', table_name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', table_name);
         EXECUTE format('CREATE POLICY tenant_rows ON %I TO meterd_app
@@ -361,7 +616,76 @@ GRANT UPDATE (revoked_at, expires_at, name) ON api_keys TO meterd_app, meterd_wo
 GRANT UPDATE ON accounts, wallets, grants, account_changes, partitions, outbox_dead TO meterd_worker;
 GRANT INSERT ON wallets, ledger, partitions, price_books, outbox_dead, installation TO meterd_worker;
 GRANT SELECT ON outbox_dead TO meterd_worker;
+GRANT SELECT, INSERT ON subscriptions, reward_claims, claw_backs TO meterd_app, meterd_worker;
+GRANT UPDATE (plan, next_plan, status, period_no, period_start, period_end, granted_no, withdrawals, terms_until, cancel_at_period_end,
+    canceled_at, due_at) ON subscriptions TO meterd_app, meterd_worker;
+GRANT UPDATE (plan_until, plan_unlimited, plan_actions_per_day, plan_blocked_wallets) ON accounts TO meterd_app;
+GRANT SELECT ON events, webhook_endpoints, webhook_deliveries TO meterd_app;
+GRANT INSERT, UPDATE ON webhook_endpoints, webhook_deliveries TO meterd_app;
+GRANT UPDATE (low_balance_micros) ON tenants, accounts TO meterd_app;
+GRANT SELECT, INSERT, UPDATE, DELETE ON events, wallet_alerts, webhook_endpoints, webhook_deliveries TO meterd_worker;
 REVOKE EXECUTE ON FUNCTION meterd_create_months(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION meterd_create_months(integer) TO meterd_worker;
+
+ALTER TABLE catalogs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE catalogs FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_rows ON catalogs TO meterd_app
+    USING (tenant_id = NULLIF(current_setting('app.tenant', true), ''))
+    WITH CHECK (tenant_id = NULLIF(current_setting('app.tenant', true), ''));
+CREATE POLICY worker_rows ON catalogs TO meterd_worker USING (true) WITH CHECK (true);
+CREATE POLICY owner_rows ON catalogs TO CURRENT_USER USING (true) WITH CHECK (true);
+
+GRANT SELECT, INSERT ON catalogs TO meterd_app, meterd_worker;
+
+DO $$
+DECLARE
+    table_name text;
+BEGIN
+    FOREACH table_name IN ARRAY ARRAY['usage_daily', 'usage_tenant_daily', 'purchases'] LOOP
+        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', table_name);
+        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', table_name);
+        EXECUTE format('CREATE POLICY tenant_rows ON %I TO meterd_app
+                        USING (tenant_id = NULLIF(current_setting(''app.tenant'', true), ''''))
+                        WITH CHECK (tenant_id = NULLIF(current_setting(''app.tenant'', true), ''''))', table_name);
+        EXECUTE format('CREATE POLICY worker_rows ON %I TO meterd_worker USING (true) WITH CHECK (true)', table_name);
+        EXECUTE format('CREATE POLICY owner_rows ON %I TO CURRENT_USER USING (true) WITH CHECK (true)', table_name);
+    END LOOP;
+END
+$$;
+
+GRANT SELECT ON usage_daily, usage_tenant_daily, purchases TO meterd_app, meterd_worker;
+GRANT INSERT ON purchases TO meterd_app, meterd_worker;
+GRANT INSERT, UPDATE ON usage_daily, usage_tenant_daily TO meterd_worker;
+
+-- What subjects of an account may use at most. The hot path has a copy; what was counted is in Redis.
+CREATE TABLE limits (
+    tenant_id text NOT NULL REFERENCES tenants,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    limit_id text NOT NULL CHECK (octet_length(limit_id) BETWEEN 1 AND 128),
+    -- Names the counters: the number of the change with which the count began. Never used again.
+    limit_no bigint NOT NULL,
+    -- The numbers of core.limits.
+    subject smallint NOT NULL CHECK (subject BETWEEN 1 AND 6),
+    value text NOT NULL CHECK (octet_length(value) <= 128),
+    metric smallint NOT NULL CHECK (metric BETWEEN 1 AND 5),
+    span smallint NOT NULL CHECK (span BETWEEN 1 AND 11),
+    cap bigint NOT NULL CHECK (cap BETWEEN 0 AND 9007199254740991),
+    observe boolean NOT NULL,
+    -- The plan's period and where it is counted from, as the hot path was told last; for limits by period only.
+    period text NOT NULL DEFAULT 'calendar_month',
+    anchor timestamptz NOT NULL DEFAULT 'epoch',
+    counts_from timestamptz NOT NULL,
+    PRIMARY KEY (account_no, limit_id)
+);
+
+ALTER TABLE limits ENABLE ROW LEVEL SECURITY;
+ALTER TABLE limits FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_rows ON limits TO meterd_app
+    USING (tenant_id = NULLIF(current_setting('app.tenant', true), ''))
+    WITH CHECK (tenant_id = NULLIF(current_setting('app.tenant', true), ''));
+CREATE POLICY worker_rows ON limits TO meterd_worker USING (true) WITH CHECK (true);
+CREATE POLICY owner_rows ON limits TO CURRENT_USER USING (true) WITH CHECK (true);
+
+GRANT SELECT, INSERT, UPDATE, DELETE ON limits TO meterd_app, meterd_worker;
 
 SELECT meterd_create_months(3);
