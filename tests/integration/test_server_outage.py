@@ -175,6 +175,34 @@ async def test_a_flushed_redis_is_fenced_with_the_reason_until_it_is_recovered(
     assert (answer.hold.amount_micros, answer.balance.epoch) == (940, 2)
 
 
+async def test_calls_repeated_after_a_recovery_are_still_answered_as_the_first_time(
+    server: serving.Server, client: serving.Client, scene: serving.Scene
+) -> None:
+    reserve = serving.reserve_request("acct", 100)
+    commit = commit_of((await client.call("Reserve", reserve)).hold, 60)
+    charge = metering_pb2.ChargeRequest(
+        idempotency_key=serving.new_id(), account_id="acct", credits=types_pb2.CreditsCharge(amount_micros=16)
+    )
+    await client.call("Commit", commit)
+    await client.call("Charge", charge)
+    await serving.eventually(lambda: client.is_fresh("acct"))
+    with redis.Redis.from_url(scene.redis_url) as connection:
+        connection.flushall()
+    await becomes(server, "NOT_SERVING")
+    async with stores.opened(scene.dsn, scene.redis_url, "meterd tests") as found:
+        await recovery.Recovery(connection=found.connection, run=found.run).recover()
+    await becomes(server, "SERVING")
+    for name, request, charged in (("Commit", commit, 60), ("Charge", charge, 16)):
+        answer = await client.call(name, request)
+        assert (answer.settlement.charged_micros, answer.replayed) == (charged, True)
+    again = await client.call("Reserve", reserve)
+    assert (again.hold.state, again.replayed) == (types_pb2.HOLD_STATE_COMMITTED, True)
+    assert await client.balance("acct") == (924, 0)
+    # What was never seen is new, however young the partition is.
+    assert not (await client.call("Reserve", serving.reserve_request("acct", 1))).replayed
+    assert await serving.findings(scene.dsn, scene.redis_url) == []
+
+
 async def test_a_redis_that_comes_back_empty_is_not_served_from_even_before_a_call(
     dsn: str, tmp_path: pathlib.Path
 ) -> None:

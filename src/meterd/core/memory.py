@@ -560,6 +560,10 @@ class MemoryLedger:
     async def limit_uses(self, address: str) -> Sequence[limits.Use]:
         return self._account(address).limits.uses(self.now_ms)
 
+    def forgot_before_ms(self, address: str) -> int:
+        del address
+        return 0
+
     async def holds(self, address: str) -> Sequence[ledger.Held]:
         found = [hold for (at, _), hold in self._holds.items() if at == address and hold.ended is None]
         found.sort(key=lambda hold: (hold.expires_ms, hold.command.hold))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -175,7 +175,9 @@ class Fence:
         Redis gets it first, so that a crash in between leaves nothing that the next try cannot finish. Postgres decides among servers.
         """
         name = keys.sentinel(position.partition)
-        await self._run.command(("SET", name, f"{position.epoch}:{secrets.token_hex(8)}", "NX"))
+        await self._run.command(
+            ("SET", name, f"{position.epoch}:{keys.incarnation(time.time_ns() // 1_000_000)}", "NX")
+        )
         found: bytes = await self._run.command(("GET", name))
         epoch, _, incarnation = found.decode(errors="replace").partition(":")
         if epoch == str(position.epoch) and await self._claim_incarnation(position.partition, incarnation):

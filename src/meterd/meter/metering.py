@@ -84,7 +84,7 @@ class Metering:
             overage=overage,
             expiry=expiry,
             terms=requests.encode(terms),
-            replay_only=now_ms - ids.uuid7_ms(hold) > self._young_ms,
+            replay_only=self._may_be_forgotten(address, hold, now_ms),
         )
         # As `_with_account`, without the coroutine that every call would pay for.
         try:
@@ -235,9 +235,14 @@ class Metering:
             hold=hold_id.uuid, address=hold_id.address, terms=requests.decode(terms), reported_micros=reported_micros
         )
 
+    def _may_be_forgotten(self, address: str, txn: uuid.UUID, now_ms: int) -> bool:
+        """Whether Redis may have lost what the id did: its tombstone's time is over, or the partition was rebuilt since."""
+        made_ms = ids.uuid7_ms(txn)
+        return now_ms - made_ms > self._young_ms or made_ms < self._ledger.forgot_before_ms(address)
+
     async def _ended(self, tenant_id: str, hold_id: ids.HoldId) -> holds.Durable:
         """The durable end of a hold that Redis does not know; NotFoundError if there is none."""
-        if self._clock_ms() - ids.uuid7_ms(hold_id.uuid) > self._young_ms:
+        if self._may_be_forgotten(hold_id.address, hold_id.uuid, self._clock_ms()):
             found = await self._durable.settled(tenant_id, hold_id.address, hold_id.uuid)
             if found is not None and found.kind != ledger.Kind.CHARGE:
                 return found
@@ -311,6 +316,7 @@ class Metering:
             raise errors.InvalidArgumentError("idempotency_key", "must be a UUIDv7")
         charge = ids.checked_uuid7(request.idempotency_key, "idempotency_key", now_ms)
         account_id = ids.checked_id(request.account_id, "account_id")
+        address = ids.account_address(tenant_id, account_id)
         terms: requests.Terms = {"acct": account_id}
         requests.add_subject(terms, request.subject)
         requests.add_metadata(terms, request.metadata)
@@ -319,7 +325,7 @@ class Metering:
         assert actual.amount_micros is not None
         command = ledger.Charge(
             tenant_id=tenant_id,
-            address=ids.account_address(tenant_id, account_id),
+            address=address,
             charge=charge,
             wallet=ids.checked_wallet(request.wallet or actual.wallet),
             amount_micros=actual.amount_micros,
@@ -327,7 +333,7 @@ class Metering:
             overage=overage,
             terms=requests.encode(terms | actual.terms),
             detail=actual.detail,
-            replay_only=now_ms - ids.uuid7_ms(charge) > self._young_ms,
+            replay_only=self._may_be_forgotten(address, charge, now_ms),
         )
         outcome = await self.settle_charge(command)
         own_id = ids.HoldId(uuid=charge, address=command.address)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
-import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -249,7 +249,7 @@ class Recovery:
             await self._run.command(("UNLINK", *names))
 
     async def _begin(self, one: Diagnosis, drained: int, aside: int) -> Recovered:
-        incarnation = secrets.token_hex(8)
+        incarnation = keys.incarnation(time.time_ns() // 1_000_000)
         epoch = await partitions.begin_epoch(self._connection, one.partition, one.position.epoch, incarnation)
         await self._failpoint("begun")
         await self._run.command(("SET", keys.sentinel(one.partition), f"{epoch}:{incarnation}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from meterd.core import ids, ledger
+from meterd.redis import keys
 
 
 def draws(text: str) -> tuple[ledger.Draw, ...]:
@@ -19,3 +20,11 @@ def draws(text: str) -> tuple[ledger.Draw, ...]:
 @functools.lru_cache(maxsize=1024)
 def epoch_of(sentinel: bytes | None) -> int:
     return int(sentinel[: sentinel.index(b":")]) if sentinel else 0
+
+
+@functools.lru_cache(maxsize=1024)
+def born_ms_of(sentinel: bytes | None) -> int:
+    """When a rebuilt partition's epoch began, by its sentinel; 0 for the first epoch, before which nothing was."""
+    if epoch_of(sentinel) <= 1 or sentinel is None:
+        return 0
+    return int(sentinel[sentinel.index(b":") + 1 :][: keys.BORN_CHARS], 16)

@@ -5,12 +5,22 @@ from __future__ import annotations
 import binascii
 import functools
 import hashlib
+import secrets
 import uuid
 
 from meterd.core import ids, values
 
 # From base64 to its URL-safe form.
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+# Hexadecimal digits of an incarnation that tell when it began, in milliseconds.
+BORN_CHARS = 12
+
+
+def incarnation(now_ms: int) -> str:
+    """A name for a partition's new data set: when it began, and something that no other has."""
+    return f"{now_ms:0{BORN_CHARS}x}{secrets.token_hex(4)}"
 
 
 def tag(partition: int) -> str:

@@ -330,6 +330,10 @@ class RedisLedger:
         views = [await self.hold(state.tenant_id, address, hold) for _, hold in found] if state else []
         return [view for view in views if isinstance(view, ledger.Held)]
 
+    def forgot_before_ms(self, address: str) -> int:
+        born_ms = decoding.born_ms_of(self.sentinels[ids.partition_of(address, self.partitions)])
+        return born_ms + ids.ID_AHEAD_MAX_MS if born_ms else 0
+
     def _hold_keys(self, address: str, hold: uuid.UUID) -> tuple[int, tuple[str, ...]]:
         place = keys.places(address, self.partitions)
         return place.partition, (place.account, place.outbox, place.deadlines, place.hold(hold), place.counters)
