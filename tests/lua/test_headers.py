@@ -76,7 +76,9 @@ def test_one_line_divides_checks_from_writes(name: str) -> None:
     # The one write above the line: an entry in the deadlines of a hold that is gone.
     early = [at for at in writes if at < dividers[0]]
     assert len(early) <= (1 if name == "expire" else 0)
-    assert not re.search(r"return \{'(?!APPLIED|LOADED|EXPIRED|TIDIED|RESERVED|SETTLED|SET\b)[A-Z]+'", text[dividers[0] :])
+    assert not re.search(
+        r"return \{'(?!APPLIED|LOADED|EXPIRED|TIDIED|RESERVED|SETTLED|SET\b)[A-Z]+'", text[dividers[0] :]
+    )
 
 
 @pytest.mark.parametrize("name", scripts.NAMES)

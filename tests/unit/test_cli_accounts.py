@@ -197,7 +197,18 @@ def test_a_limit_of_another_amount_is_usage_and_not_sent(remote: Remote, metric:
 
 def test_limits_are_shown_with_who_used_most(remote: Remote) -> None:
     shown = remote.run(commands.account, "limits", "org").output
-    for text in ("day", "user", "rolling-day", "enforce", "100.5", "alice", "2.5", "1,234", "2023-11-14T22:13:20Z", "bob"):
+    for text in (
+        "day",
+        "user",
+        "rolling-day",
+        "enforce",
+        "100.5",
+        "alice",
+        "2.5",
+        "1,234",
+        "2023-11-14T22:13:20Z",
+        "bob",
+    ):
         assert text in shown
     assert "was not there" in remote.run(commands.account, "delete-limit", "org", "day").output
 
