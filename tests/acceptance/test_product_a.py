@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import datetime
 import statistics
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 
 import pytest
 
-from meterd_client.v1 import accounts_pb2, types_pb2
+from meterd.postgres import pool, purchases
+from meterd_client.v1 import accounts_pb2, reports_pb2, types_pb2
 from tests.acceptance import installation, processes, products
 
 CREDIT = products.CREDIT
@@ -121,8 +124,8 @@ def test_a_lack_of_credits_is_told_with_balance_and_required_and_leaves_no_trace
 
 def test_fifty_at_once_never_make_a_negative_balance(app: products.Product) -> None:
     app.open("dan")
-    with concurrent.futures.ThreadPoolExecutor(max_workers=50) as pool:
-        answers = list(pool.map(lambda _: app.charge("dan", feature="job_match_simple"), range(50)))
+    with concurrent.futures.ThreadPoolExecutor(max_workers=50) as threads:
+        answers = list(threads.map(lambda _: app.charge("dan", feature="job_match_simple"), range(50)))
     assert [answer.WhichOneof("outcome") for answer in answers].count("settlement") == 5
     assert min(answer.balance.available_micros for answer in answers) == app.credits("dan") == 0
 
@@ -266,6 +269,55 @@ def test_a_balance_check_takes_less_than_100_ms(app: products.Product) -> None:
         app.balance("max")
         took_ms.append((time.perf_counter() - began) * 1000)
     assert statistics.median(took_ms) < 100
+
+
+def test_a_day_of_the_business_is_told_in_revenue_conversion_and_most_used_features(
+    shared: installation.Installation,
+) -> None:
+    """Payments are entered as the payment provider's adapter does."""
+    with products.opened(shared, "jobs-business", "a") as app:
+        for account_id in ("one", "two", "three", "four"):
+            app.open(account_id)
+        day = products.today()
+        at_ms = int(datetime.datetime.combine(day, datetime.time(), datetime.UTC).timestamp() * 1000)
+        paid = [
+            ("one", "pi_1", purchases.Kind.PACKAGE, "starter", "5"),
+            ("one", "pi_2", purchases.Kind.PACKAGE, "pro", "20"),
+            ("two", "in_1", purchases.Kind.SUBSCRIPTION, "unlimited_monthly", "5"),
+        ]
+        asyncio.run(_pay(app, paid, at_ms))
+        request = reports_pb2.RevenueRequest(from_day=day.isoformat(), to_day=day.isoformat())
+        found = app.client.call("Revenue", request)
+        (row,) = found.rows
+        assert (row.currency, Decimal(row.package_revenue), Decimal(row.subscription_revenue)) == ("USD", 25, 5)
+        assert (row.purchases, Decimal(row.average_purchase)) == (3, 10)
+        assert (found.accounts, found.paying_accounts, found.conversion_percent) == (4, 2, "50.0")
+        for feature, account_id in (("saved_search", "one"), ("job_match_simple", "one"), ("job_match_simple", "two")):
+            app.charge(account_id, feature=feature)
+        app.settled("one", "two")
+        used = {line.group[0]: line.actions for line in app.usage("feature").rows}
+        assert used == {"feature:job_match_simple": 2, "feature:saved_search": 1}
+
+
+async def _pay(app: products.Product, paid: list[tuple[str, str, purchases.Kind, str, str]], at_ms: int) -> None:
+    connections = await pool.create(app.made.postgres.dsn)
+    try:
+        for account_id, purchase_id, kind, product_id, amount in paid:
+            purchase = purchases.Purchase(
+                tenant_id=app.tenant_id,
+                account_id=account_id,
+                purchase_id=purchase_id,
+                kind=kind,
+                product_id=product_id,
+                amount=Decimal(amount),
+                currency="USD",
+                at_ms=at_ms,
+            )
+            for expected in (True, False):
+                async with pool.as_tenant(connections, app.tenant_id) as connection:
+                    assert await purchases.add(connection, purchase) == expected
+    finally:
+        await connections.close()
 
 
 def test_at_the_end_the_ledger_is_proven(app: products.Product) -> None:

@@ -44,7 +44,7 @@ def limit(limit_id: str, amount: int, subject: str = "ACCOUNT", **fields: Any) -
     return accounts_pb2.SetLimitRequest(account_id="org", limit=made)
 
 
-def subject(**fields: str) -> types_pb2.Subject:
+def subject(**fields: Any) -> types_pb2.Subject:
     return types_pb2.Subject(**fields)
 
 

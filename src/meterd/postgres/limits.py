@@ -142,12 +142,16 @@ def of_payload(rows: Iterable[Mapping[str, Any]]) -> list[limits.Limit]:
     """The limits that a change carries."""
     return [
         limits.Limit(
-            **{
-                **row,
-                "subject": limits.Subject(row["subject"]),
-                "metric": limits.Metric(row["metric"]),
-                "window": limits.Window(row["window"]),
-            }
+            limit_no=row["limit_no"],
+            limit_id=row["limit_id"],
+            subject=limits.Subject(row["subject"]),
+            value=row["value"],
+            metric=limits.Metric(row["metric"]),
+            window=limits.Window(row["window"]),
+            cap=row["cap"],
+            observe=row["observe"],
+            period=row["period"],
+            anchor_ms=row["anchor_ms"],
         )
         for row in rows
     ]
