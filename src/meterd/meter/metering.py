@@ -5,6 +5,7 @@ They speak the protobuf messages themselves, so that no layer between the wire a
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -333,7 +334,6 @@ class Metering:
             overage=overage,
             terms=requests.encode(terms | actual.terms),
             detail=actual.detail,
-            replay_only=self._may_be_forgotten(address, charge, now_ms),
         )
         outcome = await self.settle_charge(command)
         own_id = ids.HoldId(uuid=charge, address=command.address)
@@ -348,6 +348,8 @@ class Metering:
 
         AlreadyExistsError: the id was used with other content.
         """
+        is_old = self._may_be_forgotten(command.address, command.charge, self._clock_ms())
+        command = dataclasses.replace(command, replay_only=is_old)
         try:
             call = lambda: self._ledger.charge(command)  # noqa: E731
             outcome = await self._with_account(command.tenant_id, command.address, call)

@@ -40,7 +40,6 @@ class Movements:
         reach_: reach.Reach,
         charge: Charge,
         clock_ms: Callable[[], int],
-        tombstone_ttl_ms: int,
         gift_wait_s: float = GIFT_WAIT_S,
     ) -> None:
         """`charge` settles a charge that is priced already, such as Metering.settle_charge."""
@@ -50,7 +49,6 @@ class Movements:
         self._reach = reach_
         self._charge = charge
         self._clock_ms = clock_ms
-        self._young_ms = max(0, tombstone_ttl_ms - ids.ID_AHEAD_MAX_MS)
         self._gift_wait_s = gift_wait_s
         self._stored = stored.Movements(connections, clock_ms=clock_ms)
 
@@ -83,7 +81,6 @@ class Movements:
             overage=ledger.Overage.TRANSFER,
             terms=requests.encode(terms),
             detail=b"",
-            replay_only=now_ms - ids.uuid7_ms(txn) > self._young_ms,
         )
         with hydration.postgres():
             try:

@@ -101,7 +101,6 @@ class Engine:
             reach_=self.reach,
             charge=self.metering.settle_charge,
             clock_ms=now_ms,
-            tombstone_ttl_ms=settings.tombstone_ttl_ms,
         )
         self.limits = limits.Limits(
             definitions_=definitions.Limits(connections), store=self.ledger, hydrator=self.hydrator, reach_=self.reach
