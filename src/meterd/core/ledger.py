@@ -75,6 +75,16 @@ class State(enum.IntEnum):
     EXPIRED = 5
 
 
+# As what each kind of record ends a hold; a charge is one that was committed at once.
+STATES = {
+    Kind.COMMIT: State.COMMITTED,
+    Kind.CHARGE: State.COMMITTED,
+    Kind.COMMIT_LATE: State.COMMITTED_LATE,
+    Kind.RELEASE: State.RELEASED,
+    Kind.EXPIRE: State.EXPIRED,
+}
+
+
 class DenialCode(enum.IntEnum):
     """Why credits were not set aside; the numbers are those of the proto enum Denial.Code."""
 

@@ -163,7 +163,7 @@ class MemoryLedger:
             address=command.address,
             wallet=command.wallet,
             amount_micros=hold.amount,
-            state=_STATES[ended.kind] if ended else ledger.State.OPEN,
+            state=ledger.STATES[ended.kind] if ended else ledger.State.OPEN,
             created_ms=hold.created_ms,
             expires_ms=hold.expires_ms,
             draws=() if ended else _draws(hold.slices),
@@ -313,7 +313,7 @@ class MemoryLedger:
         if hold.ended is not None:
             if hold.ended.kind == ledger.Kind.RELEASE:
                 return dataclasses.replace(hold.ended, replayed=True)
-            state = _STATES[hold.ended.kind].name.lower()
+            state = ledger.STATES[hold.ended.kind].name.lower()
             raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")
         if account.actions_day == hold.created_ms // ledger.DAY_MS:
             account.actions = max(0, account.actions - 1)
@@ -377,7 +377,7 @@ class MemoryLedger:
         if found is None:
             raise errors.NotFoundError("hold_id: no such hold")
         if found[1].ended is not None:
-            state = _STATES[found[1].ended.kind].name.lower()
+            state = ledger.STATES[found[1].ended.kind].name.lower()
             raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")
         return found
 
@@ -568,14 +568,6 @@ class MemoryLedger:
         found = [hold for (at, _), hold in self._holds.items() if at == address and hold.ended is None]
         found.sort(key=lambda hold: (hold.expires_ms, hold.command.hold))
         return [self._held(hold, replayed=True) for hold in found]
-
-
-_STATES = {
-    ledger.Kind.COMMIT: ledger.State.COMMITTED,
-    ledger.Kind.COMMIT_LATE: ledger.State.COMMITTED_LATE,
-    ledger.Kind.RELEASE: ledger.State.RELEASED,
-    ledger.Kind.EXPIRE: ledger.State.EXPIRED,
-}
 
 
 def _draws(parts: dict[uuid.UUID, int]) -> tuple[ledger.Draw, ...]:

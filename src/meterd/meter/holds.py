@@ -45,16 +45,7 @@ class Durable:
 
     @property
     def state(self) -> ledger.State:
-        return STATES[self.kind]
-
-
-STATES = {
-    ledger.Kind.COMMIT: ledger.State.COMMITTED,
-    ledger.Kind.CHARGE: ledger.State.COMMITTED,
-    ledger.Kind.COMMIT_LATE: ledger.State.COMMITTED_LATE,
-    ledger.Kind.RELEASE: ledger.State.RELEASED,
-    ledger.Kind.EXPIRE: ledger.State.EXPIRED,
-}
+        return ledger.STATES[self.kind]
 
 
 class TermsCache:

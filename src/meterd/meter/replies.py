@@ -239,7 +239,7 @@ def settled(response: SettledT, value: ledger.Settled, actual: quotes.Actual, ho
         message.state = types_pb2.HOLD_STATE_COMMITTED
     else:
         message.settlement_id = f"{value.kind.value}{value.txn}"
-        message.state = _HOLD_STATES[holds.STATES[value.kind]]
+        message.state = _HOLD_STATES[ledger.STATES[value.kind]]
     message.charged_micros = value.charged_micros
     message.returned_micros = value.returned_micros
     message.uncollected_micros = value.uncollected_micros

@@ -1,9 +1,13 @@
 """Auto-pipelining script runner: concurrent calls leave in one write, replies are matched in order.
 
-Batches form by themselves: a call is written at once when nothing is in flight, otherwise when the batch in flight has been
-answered. redis-py makes the connection (TLS, authentication, protocol); from then on bytes go between the socket and hiredis without a
-task, a lock or an await per call. A caller that is cancelled does not cancel its command: the reply is read and dropped, so that no
-other caller can ever get it.
+Batches form by themselves: a call is written at once when nothing is in flight, otherwise when the batch in flight has been answered. That
+alone would make few batches, since gRPC hands over about one call per turn of the event loop and the trip is short, and the server would
+pay for a trip per call, about 100 µs. So once calls have met in a batch, the next ones wait some turns for each other, until they come one
+by one again.
+
+redis-py makes the connection (TLS, authentication, protocol); from then on bytes go between the socket and hiredis without a task, a lock
+or an await per call. A caller that is cancelled does not cancel its command: the reply is read and dropped, so that no other caller can
+ever get it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ log = logging.getLogger(__name__)
 
 # More calls than this in one batch would make the first wait for the last.
 BATCH_COMMANDS_MAX = 512
+# Calls that are not alone wait so many turns of the event loop for others. A turn with nothing to do takes a few µs.
+GATHER_TURNS = 30
+# After so many batches of one call, calls are alone.
+LONE_BATCHES = 4
 # Beyond this many waiting calls a new one is refused: it would only time out later.
 PENDING_MAX = 50_000
 # An answer that takes longer is given up (its effect may happen); Redis normally answers within a millisecond.
@@ -73,6 +81,9 @@ class Runner:
         self._flight: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._flight_since_s = 0.0
         self._queue: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self._is_gathering = False
+        # Batches of one call since the last one of more.
+        self._lone_batches = LONE_BATCHES
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._connected = asyncio.Event()
@@ -123,15 +134,12 @@ class Runner:
         if self._transport is None:
             future.set_exception(errors.UnavailableError("redis: not connected"))
             return future
-        packed = hiredis.pack_command(parts)  # type: ignore[arg-type]
-        if not self._flight:
-            self._flight.append(future)
-            self._flight_since_s = self._loop.time()
-            self._transport.write(packed)
-        elif len(self._queue) >= PENDING_MAX:
+        if len(self._queue) >= PENDING_MAX:
             future.set_exception(errors.OverloadedError("redis: too many calls are waiting"))
-        else:
-            self._queue.append((packed, future))
+            return future
+        self._queue.append((hiredis.pack_command(parts), future))  # type: ignore[arg-type]
+        if not self._flight and not self._is_gathering:
+            self._send()
         return future
 
     def on_data(self, data: bytes) -> None:
@@ -148,13 +156,30 @@ class Runner:
                 future.set_exception(_fault(str(reply)))
             else:
                 future.set_result(reply)
-        self._write_batch()
+        if self._queue and not self._is_gathering:
+            self._send()
+
+    def _send(self) -> None:
+        """Writes what waits, or has it wait a little for more. Nothing is in flight."""
+        if self._lone_batches >= LONE_BATCHES:
+            self._write_batch()
+        else:
+            self._is_gathering = True
+            self._loop.call_soon(self._gather, GATHER_TURNS)
+
+    def _gather(self, turns: int) -> None:
+        if turns and len(self._queue) < BATCH_COMMANDS_MAX:
+            self._loop.call_soon(self._gather, turns - 1)
+        else:
+            self._is_gathering = False
+            self._write_batch()
 
     def _write_batch(self) -> None:
         if not self._queue or self._transport is None:
             return
         batch, self._queue = self._queue[:BATCH_COMMANDS_MAX], self._queue[BATCH_COMMANDS_MAX:]
-        self._flight.extend(future for _, future in batch)
+        self._lone_batches = 0 if len(batch) > 1 else self._lone_batches + 1
+        self._flight.extend([future for _, future in batch])
         self._flight_since_s = self._loop.time()
         self._transport.write(b"".join([packed for packed, _ in batch]))
 
