@@ -34,10 +34,11 @@ ENV PATH=/opt/meterd/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     METERD_LISTEN=0.0.0.0:8260 \
     METERD_HTTP_LISTEN=0.0.0.0:8261 \
+    METERD_HTTP_ADDRESS=0.0.0.0:8262 \
     METERD_LOG_FORMAT=json
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
-EXPOSE 8260 8261
+EXPOSE 8260 8261 8262
 STOPSIGNAL SIGTERM
 # Asks gRPC's health service. With TLS, give it the CA: --health-cmd "meterd health --ca FILE"; see docs/OPERATING.md.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["meterd", "health"]

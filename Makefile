@@ -8,7 +8,7 @@ help: ## Print what there is
 
 setup: .venv/ready ## Create .venv with the locked dependencies
 
-.venv/ready: requirements.lock pyproject.toml clients/python/pyproject.toml
+.venv/ready: requirements.lock pyproject.toml clients/python/pyproject.toml clients/typescript/package-lock.json
 	@scripts/setup $(PYTHON)
 
 run: setup ## Start Valkey, Postgres and meterd, play a small trace, then keep serving
@@ -33,4 +33,4 @@ fmt: setup ## Format the code
 	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
 
 clean: ## Remove what setup and runs left behind
-	@rm -rf .venv .meterd .pytest_cache .ruff_cache .hypothesis
+	@rm -rf clients/*/node_modules clients/*/dist clients/*/build .venv .meterd .pytest_cache .ruff_cache .hypothesis

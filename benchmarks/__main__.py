@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import click
 import rich.console
 
-from benchmarks import flush, redis_inside, reports, results, serving
+from benchmarks import client, flush, redis_inside, reports, results, serving
 
 # In the order in which they run.
 _SERVING = (*serving.PARTS, *serving.WORKER_PARTS)
-PARTS = (*_SERVING, "flush", "redis", "reports")
+PARTS = (*_SERVING, "flush", "redis", "reports", "client")
 _MEMORY = pathlib.Path("/dev/shm")
 
 
@@ -107,6 +107,8 @@ def _measure(
             told(redis_inside.run(root / "redis", count=extent.redis_lifecycles))
         if "reports" in parts:
             told(reports.run(root / "reports", extent.reports))
+        if "client" in parts:
+            told(client.run(root / "client", extent.serving.rounds))
     return all_pass
 
 

@@ -9,6 +9,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from benchmarks import h2
 from meterd_client.v1 import metering_pb2, types_pb2
@@ -89,6 +90,35 @@ def hold_id_of(reply: bytes) -> bytes | None:
     return reply[start : start + _HOLD_ID_CHARS]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Speech:
+    """How requests of a lifecycle are made, and a hold's id is found in the answer (None: a denial)."""
+
+    # Accounts and ttl_ms to what stands before and after the hold's UUID.
+    reserves: Callable[[list[str], int], list[tuple[bytes, bytes]]]
+    hold_id_of: Callable[[bytes], bytes | None]
+    commit: Callable[[bytes], bytes]
+
+
+def _commit(hold_id: bytes) -> bytes:
+    return _COMMIT_HEAD + hold_id + _COMMIT_TAIL
+
+
+_COMMIT_HEAD = bytes((0x0A, _HOLD_ID_CHARS))
+_COMMIT_TAIL = commit_tail()
+PROTO = Speech(
+    reserves=lambda accounts, ttl_ms: reserve_bodies(accounts, ttl_ms=ttl_ms), hold_id_of=hold_id_of, commit=_commit
+)
+
+
+class Line(Protocol):
+    """A connection, or several."""
+
+    lost: asyncio.Future[None]
+
+    def call(self, path: bytes, message: bytes, done: h2.Done) -> None: ...
+
+
 class Runner:
     """One load on one connection. Counts calls that were answered between begin and end of the measured time."""
 
@@ -138,11 +168,22 @@ class Runner:
 
         return await self.run(slots, start)
 
-    async def lifecycles(self, accounts: list[str], slots: int, *, commit: bool = True, ttl_ms: int = 0) -> Tally:
-        """Reserve and Commit in turn; without `commit` Reserve alone. Latencies are those of Reserve."""
-        tally, connection = self.tally, self._connection
-        bodies, ids, tail = itertools.cycle(reserve_bodies(accounts, ttl_ms=ttl_ms)), uuids(), commit_tail()
-        commit_head = bytes((0x0A, _HOLD_ID_CHARS))
+    async def lifecycles(
+        self,
+        accounts: list[str],
+        slots: int,
+        *,
+        commit: bool = True,
+        ttl_ms: int = 0,
+        line: Line | None = None,
+        speech: Speech = PROTO,
+    ) -> Tally:
+        """Reserve and Commit in turn; without `commit` Reserve alone. Latencies are those of Reserve.
+
+        `line` None: the connection of gRPC.
+        """
+        tally, connection = self.tally, line or self._connection
+        bodies, ids = itertools.cycle(speech.reserves(accounts, ttl_ms)), uuids()
 
         def committed(reply: bytes | None, block: bytes) -> None:
             if reply is None:
@@ -161,12 +202,12 @@ class Runner:
                     return self._next(start)
                 tally.calls += 1
                 tally.latencies_s.append(time.perf_counter() - begin_s)
-                hold_id = hold_id_of(reply)
+                hold_id = speech.hold_id_of(reply)
                 if hold_id is None:
                     tally.denied += 1
                 if hold_id is None or not commit:
                     return self._next(start)
-                return connection.call(COMMIT, commit_head + hold_id + tail, committed)
+                return connection.call(COMMIT, speech.commit(hold_id), committed)
 
             connection.call(RESERVE, before + next(ids) + after, reserved)
 

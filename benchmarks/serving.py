@@ -14,7 +14,7 @@ import grpc.aio
 import psutil
 import uvloop
 
-from benchmarks import empty, h2, load, results, world
+from benchmarks import empty, h2, load, results, wires, world
 from meterd.core import ids, money
 from meterd.postgres import pool
 from meterd_client.v1 import accounts_pb2, accounts_pb2_grpc, metering_pb2, metering_pb2_grpc, types_pb2
@@ -74,13 +74,30 @@ class Bench:
         run = load.Runner(self._yardstick, seconds).empty(empty.UNARY, self._empty_message, slots)
         return await self._slice(self.world.empty_process, run, commit=False)
 
-    async def lifecycles(self, slots: int, seconds: float = SLICE_S) -> _Slice:
-        run = load.Runner(self._metering, seconds).lifecycles(self.world.accounts, slots)
+    async def lifecycles(
+        self,
+        slots: int,
+        seconds: float = SLICE_S,
+        *,
+        line: load.Line | None = None,
+        speech: load.Speech = load.PROTO,
+    ) -> _Slice:
+        """`line` None: over gRPC."""
+        run = load.Runner(self._metering, seconds).lifecycles(self.world.accounts, slots, line=line, speech=speech)
         return await self._slice(self.world.server_process, run)
 
-    async def reserves(self, slots: int, seconds: float = SLICE_S) -> _Slice:
+    async def reserves(
+        self,
+        slots: int,
+        seconds: float = SLICE_S,
+        *,
+        line: load.Line | None = None,
+        speech: load.Speech = load.PROTO,
+    ) -> _Slice:
         """Reserve alone; the holds expire soon."""
-        run = load.Runner(self._metering, seconds).lifecycles(self.world.accounts, slots, commit=False, ttl_ms=1_000)
+        run = load.Runner(self._metering, seconds).lifecycles(
+            self.world.accounts, slots, commit=False, ttl_ms=1_000, line=line, speech=speech
+        )
         return await self._slice(self.world.server_process, run, commit=False)
 
     async def streamed(self, in_flight: int, per_frame: int, seconds: float = SLICE_S) -> _Slice:
@@ -167,6 +184,32 @@ async def single(bench: Bench, extent: Extent) -> list[results.Line]:
             note=f"p50 {_middle(reserves)} µs, empty {_middle(empties)} µs",
         )
     ]
+
+
+async def other_wires(bench: Bench, extent: Extent) -> list[results.Line]:
+    """The same over gRPC, Connect and gRPC-Web in turns: rates with many calls in flight, and Reserve's p50 with one."""
+    made = bench.world
+    pools = await wires.pools("127.0.0.1", made.http_port, made.key, IN_FLIGHT)
+    spoken: dict[str, tuple[load.Line | None, load.Speech]] = {"gRPC": (None, load.PROTO), **pools}
+    busy: dict[str, list[_Slice]] = {name: [] for name in spoken}
+    alone: dict[str, list[_Slice]] = {name: [] for name in spoken}
+    # The first round warms up.
+    for _ in range(extent.rounds + 1):
+        for name, (line, speech) in spoken.items():
+            busy[name].append(await bench.lifecycles(IN_FLIGHT, 1.0, line=line, speech=speech))
+            alone[name].append(await bench.reserves(1, 0.5, line=line, speech=speech))
+    for opened, _ in pools.values():
+        opened.close()
+    lines: list[results.Line] = []
+    for name in spoken:
+        rates, cpus_us = [one.calls_per_s for one in busy[name][1:]], [one.cpu_us for one in busy[name][1:]]
+        p50s_us = [one.p50_us for one in alone[name][1:]]
+        note = f"{_middle(cpus_us)} µs of CPU a call, {IN_FLIGHT} in flight"
+        lines += [
+            results.Line(name=f"{name}: Reserve + Commit", measured=statistics.median(rates), unit="/s", note=note),
+            results.Line(name=f"{name}: Reserve, 1 in flight, p50", measured=statistics.median(p50s_us), unit="µs"),
+        ]
+    return lines
 
 
 async def burst(bench: Bench, extent: Extent) -> list[results.Line]:
@@ -308,7 +351,13 @@ async def memory(bench: Bench, extent: Extent) -> list[results.Line]:
 
 _Part = Callable[[Bench, Extent], Awaitable[list[results.Line]]]
 # Those of a server without workers, then those of one with them.
-PARTS: dict[str, _Part] = {"throughput": throughput, "single": single, "burst": burst, "race": race}
+PARTS: dict[str, _Part] = {
+    "throughput": throughput,
+    "single": single,
+    "wires": other_wires,
+    "burst": burst,
+    "race": race,
+}
 WORKER_PARTS: dict[str, _Part] = {"workers": with_workers, "lag": lag, "memory": memory}
 
 

@@ -81,11 +81,17 @@ class World:
         self.empty_process = psutil.Process(yardstick.pid)
         # Commits that were answered so far; Postgres has them all once the workers are done.
         self.commits = 0
+        # Of the calls over HTTP.
+        self.http_port = process.free_port()
 
     def serve(self, *, workers: bool) -> None:
         """Starts the server anew, with or without flusher, sweeper and projector inside."""
         self.server.stop()
-        self.server.settings = {"METERD_WORKERS": "true" if workers else "false", "METERD_LAME_DUCK_MS": "0"}
+        self.server.settings = {
+            "METERD_WORKERS": "true" if workers else "false",
+            "METERD_LAME_DUCK_MS": "0",
+            "METERD_HTTP_ADDRESS": f"127.0.0.1:{self.http_port}",
+        }
         self.server.start()
         self.server_process = psutil.Process(self.server.pid)
         processes.wait_until(self._made.is_serving, "health SERVING")

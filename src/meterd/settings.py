@@ -25,6 +25,12 @@ class Settings:
     # host:port of gRPC, and of plain HTTP for /metrics, /healthz and /readyz; http_listen empty: none.
     listen: str = "127.0.0.1:8260"
     http_listen: str = "127.0.0.1:8261"
+    # host:port of the calls over HTTP: Connect and gRPC-Web, for callers that cannot speak gRPC; empty: none.
+    http_address: str = "127.0.0.1:8262"
+    # Origins of web pages that may call, with commas between them; "*": all; empty: none.
+    http_cors_origins: str = ""
+    # Denials are answered with status 402, to callers that are no Connect clients.
+    http_denial_402: bool = False
     redis_url: str = "redis://127.0.0.1:6379/0"
     postgres_dsn: str = ""
     tls_cert_file: str = ""

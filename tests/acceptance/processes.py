@@ -81,6 +81,7 @@ def meterd_environment(*, redis_url: str, dsn: str, listen: str = "") -> dict[st
         "PYTHONUNBUFFERED": "1",
         # Many servers run at once here; none of them has the port of the probes to itself.
         "METERD_HTTP_LISTEN": "",
+        "METERD_HTTP_ADDRESS": "",
     }
     if listen:
         environment["METERD_LISTEN"] = listen

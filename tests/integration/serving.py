@@ -36,7 +36,7 @@ rates:
   vm_minute: {credits: 0.5}
 """
 # As METERING of the generated descriptors: what a client can call, by method name.
-_METHODS: dict[str, tuple[str, Any, Any]] = {
+METHODS: dict[str, tuple[str, Any, Any]] = {
     method.name: (
         f"/{service.full_name}/{method.name}",
         getattr(module, method.input_type.name),
@@ -76,7 +76,7 @@ class Client:
 
     def start(self, name: str, request: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """The call, begun. `request` may be bytes, which are sent as they are."""
-        path, _, answer = _METHODS[name]
+        path, _, answer = METHODS[name]
         method = self.channel.unary_unary(path, request_serializer=_encoded, response_deserializer=answer.FromString)
         return method(request, metadata=self.metadata, timeout=timeout_s)
 
@@ -153,6 +153,11 @@ class Server:
     def client(self, key: str) -> Client:
         return Client(self.channel, key)
 
+    @property
+    def http_url(self) -> str:
+        """Of the calls over HTTP."""
+        return f"http://{self.app.http_address}"
+
     async def stopped(self) -> int:
         """Asks it to stop; its exit status."""
         self.app.stop()
@@ -182,6 +187,7 @@ def settings_of(dsn: str, redis_url: str, **changes: Any) -> settings.Settings:
     values: dict[str, Any] = {
         "listen": "127.0.0.1:0",
         "http_listen": "",
+        "http_address": "",
         "redis_url": redis_url,
         "postgres_dsn": dsn,
         "workers": False,

@@ -397,7 +397,10 @@ def test_the_database_and_the_methods_know_the_same_roles() -> None:
     assert {role.value for role in auth.Role} == set(keys.ROLES)
 
 
+# What a token may call.
+OF_ONE_ACCOUNT = {"GetBalance", "Watch", "ListTransactions", "GetSubscription", "GetCatalog"}
 ADMIN_ONLY = {
+    "CreateToken",
     *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack"),
     *("Subscribe", "UpdateSubscription", "CancelSubscription", "ApplyCatalog"),
     *("SetLimit", "DeleteLimit"),
@@ -414,6 +417,7 @@ ADMIN_ONLY = {
         ),
         ("meter", {"Usage", "Revenue", "Burn", "TopAccounts"} | ADMIN_ONLY),
         ("admin", set[str]()),
+        (auth.ACCOUNT, {method.rpartition("/")[2] for method in auth.ROLES} - OF_ONE_ACCOUNT),
         ("root", {method.rpartition("/")[2] for method in auth.ROLES}),
     ],
 )

@@ -47,7 +47,7 @@ SKIPPED = {".git", ".venv", ".meterd", "node_modules", "__pycache__", "dist", "b
 # Names that examples, loopback and public references may have.
 HOSTS_ALLOWED = re.compile(
     r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org"
-    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test)\Z"
+    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|(?:[a-z]+\.)?example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test)\Z"
 )
 
 
@@ -134,7 +134,7 @@ def test_every_command_is_in_the_operators_manual() -> None:
 
 def test_every_setting_is_in_the_operators_manual_with_its_default() -> None:
     text = _text("docs/OPERATING.md")
-    rows = dict(re.findall(r"^\| `(METERD_[A-Z_]+)` \| ([^|]+?) \|", text.partition("These belong to")[0], re.M))
+    rows = dict(re.findall(r"^\| `(METERD_[A-Z0-9_]+)` \| ([^|]+?) \|", text.partition("These belong to")[0], re.M))
     expected = {settings.PREFIX + field.name.upper(): field.default for field in dataclasses.fields(settings.Settings)}
     assert set(rows) == set(expected)
     for name, default in expected.items():
@@ -151,7 +151,7 @@ def test_every_variable_that_a_file_names_is_a_setting_or_a_tools() -> None:
     )
     names = ["Dockerfile", "docker-compose.yml", "Makefile", *(str(path.relative_to(ROOT)) for path in DOCUMENTS)]
     for name in names:
-        for variable in re.findall(r"METERD_[A-Z_]+[A-Z]", _text(name)):
+        for variable in re.findall(r"METERD_[A-Z0-9_]+[A-Z0-9]", _text(name)):
             assert variable in known | tools or variable.removesuffix("_FILE") in known, f"{name}: {variable}"
 
 
@@ -247,7 +247,7 @@ def test_the_image_runs_a_command_of_meterd_as_another_user() -> None:
 
 
 def test_the_image_listens_where_the_ports_are_published() -> None:
-    ports = set(re.findall(r"METERD_(?:HTTP_)?LISTEN=0\.0\.0\.0:(\d+)", _text("Dockerfile")))
+    ports = set(re.findall(r"METERD_(?:(?:HTTP_)?LISTEN|HTTP_ADDRESS)=0\.0\.0\.0:(\d+)", _text("Dockerfile")))
     exposed = re.search(r"^EXPOSE (.+)$", _text("Dockerfile"), re.M)
     assert exposed is not None
     assert set(exposed[1].split()) == ports

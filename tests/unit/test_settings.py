@@ -15,6 +15,9 @@ from meterd.core import errors
 VALUES: dict[str, tuple[str, Any]] = {
     "listen": ("0.0.0.0:1", "0.0.0.0:1"),
     "http_listen": ("", ""),
+    "http_address": ("0.0.0.0:2", "0.0.0.0:2"),
+    "http_cors_origins": ("https://a.example.com, *", "https://a.example.com, *"),
+    "http_denial_402": ("true", True),
     "redis_url": ("rediss://u:p@redis:6380/1", "rediss://u:p@redis:6380/1"),
     "postgres_dsn": ("postgresql://u:p@db/meterd", "postgresql://u:p@db/meterd"),
     "tls_cert_file": ("/tls/cert.pem", "/tls/cert.pem"),

@@ -54,8 +54,14 @@ class _Keys:
 @click.option(
     "--http-listen", default=settings.Settings().http_listen, show_default=True, help="Where /metrics and probes are."
 )
+@click.option(
+    "--http-address",
+    default=settings.Settings().http_address,
+    show_default=True,
+    help="Where calls over HTTP are taken; empty: nowhere.",
+)
 @console.guarded
-def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str) -> None:
+def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str, http_address: str) -> None:
     """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start; to begin anew,
     delete the directory.
 
@@ -69,10 +75,13 @@ def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str) -> No
             {},
             listen=listen,
             http_listen=http_listen,
+            http_address=http_address,
             redis_url=cache.url,
             postgres_dsn=database.dsn,
             prices_file=str(directory / "prices.yaml"),
             reflection=True,
+            # Pages under development come from any port; what they may read is up to their token.
+            http_cors_origins="*",
             lame_duck_ms=0,
             drain_ms=2_000,
             log_level="warning",
@@ -205,7 +214,8 @@ def _play(read: settings.Settings, address: str, keys: _Keys, count: int) -> Non
 
 def _how_to_call(read: settings.Settings, address: str, keys: _Keys) -> str:
     return f"""
-meterd serves on {address}; metrics are on http://{read.http_listen}/metrics. Ctrl-C stops all of it.
+meterd serves on {address}, over HTTP on {read.http_address or "none"}; metrics are on http://{read.http_listen}/metrics.
+Ctrl-C stops all of it.
 
   export METERD_KEY={keys.meter}           # tenant {TENANT}, role meter
   export METERD_ADMIN_KEY={keys.admin}     # tenant {TENANT}, role admin

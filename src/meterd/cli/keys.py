@@ -11,7 +11,7 @@ import click
 
 from meterd.cli import console
 from meterd.postgres import keys as stored
-from meterd.postgres import pool
+from meterd.postgres import pool, token_keys
 
 T = TypeVar("T")
 
@@ -102,6 +102,33 @@ def revoke(key_id: str, tenant: str, postgres: str, as_json: bool) -> None:
         console.print_json(_document(row))
         return
     click.echo(f"Key {row.key_id} is revoked since {console.time_text(row.revoked_ms)}; servers refuse it within 30 s.")
+
+
+@keys.command("rotate-tokens", short_help="Replace the key that signs accounts' tokens.")
+@click.option("--at-once", is_flag=True, help="All tokens that were made so far are refused.")
+@console.postgres_option
+@console.json_option
+@console.guarded
+def rotate_tokens(at_once: bool, postgres: str, as_json: bool) -> None:
+    """Replace the key that signs the tokens of accounts (CreateToken), for all tenants.
+
+    Tokens that were made before stay good until they expire, at most a day; with --at-once, servers refuse them within 30 seconds.
+
+    Exit status: 0, or 3 if Postgres is away.
+    """
+    key_id = asyncio.run(_rotated(postgres, at_once))
+    if as_json:
+        console.print_json({"key_id": key_id, "at_once": at_once})
+        return
+    click.echo(f"Key {key_id} signs tokens from now on." + (" All others are refused within 30 s." if at_once else ""))
+
+
+async def _rotated(postgres: str, at_once: bool) -> str:
+    connections = await pool.create(postgres, size_max=1, application_name="meterd keys")
+    try:
+        return await token_keys.TokenKeys(connections).rotate(at_once=at_once)
+    finally:
+        await connections.close()
 
 
 async def _with(postgres: str, act: Callable[[stored.Keys], Awaitable[T]]) -> T:

@@ -17,6 +17,11 @@ from meterd.cli import console
     "--http-listen", metavar="HOST:PORT", help="Where /metrics, /healthz and /readyz are. [env: METERD_HTTP_LISTEN]"
 )
 @click.option(
+    "--http-address",
+    metavar="HOST:PORT",
+    help="Where calls over HTTP are taken. [env: METERD_HTTP_ADDRESS; default 127.0.0.1:8262]",
+)
+@click.option(
     "--workers/--no-workers",
     default=None,
     help="Whether flusher, sweeper and projector run here. [env: METERD_WORKERS]",
@@ -27,9 +32,14 @@ from meterd.cli import console
 @click.option("--allow-unsafe", is_flag=True, default=None, help="Start on stores whose settings may lose money. [env: METERD_ALLOW_UNSAFE]")  # fmt: skip  # noqa: E501
 @console.guarded
 def serve(
-    listen: str | None, http_listen: str | None, workers: bool | None, migrate: bool | None, allow_unsafe: bool | None
+    listen: str | None,
+    http_listen: str | None,
+    http_address: str | None,
+    workers: bool | None,
+    migrate: bool | None,
+    allow_unsafe: bool | None,
 ) -> None:
-    """Serve gRPC until SIGTERM. Settings are METERD_* variables, listed in docs/OPERATING.md; at least METERD_POSTGRES_DSN and
+    """Serve gRPC and HTTP until SIGTERM. Settings are METERD_* variables, listed in docs/OPERATING.md; at least METERD_POSTGRES_DSN and
     METERD_REDIS_URL.
 
     SIGHUP reads the price file at once. Exit status: 0 after an orderly stop, 1 after a fault, 2 for settings that cannot work.
@@ -38,6 +48,7 @@ def serve(
         os.environ,
         listen=listen,
         http_listen=http_listen,
+        http_address=http_address,
         workers=workers,
         migrate=migrate,
         allow_unsafe=allow_unsafe,

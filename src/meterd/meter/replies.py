@@ -110,6 +110,7 @@ def put_hold(message: types_pb2.Hold, value: ledger.Held, terms: requests.Terms,
         if value.amount_micros < full and not value.unlimited and (book := books.find(terms["pv"])) is not None:
             tokens = _covered_tokens(terms, book, value.amount_micros)
         message.max_output_tokens = tokens
+        message.input_tokens = terms.get("in", 0)
         message.cost_estimate_usd = terms.get("cost", "")
     message.hold_id = f"{value.hold}.{value.address}"
     message.amount_micros = value.amount_micros

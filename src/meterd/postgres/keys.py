@@ -63,7 +63,8 @@ def digest_of(key: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _mapped() -> Generator[None]:
+def mapped() -> Generator[None]:
+    """Makes UnavailableError of Postgres' faults, and ConfigError or FailedPreconditionError of what an operator has to change."""
     try:
         yield
     except asyncpg.UndefinedTableError as exc:
@@ -111,7 +112,7 @@ class Keys:
             expires_ms=0 if ttl_s is None else now_ms + ttl_s * 1000,
             revoked_ms=0,
         )
-        with _mapped():
+        with mapped():
             await self._insert(row)
         return CreatedKey(key=key, row=row)
 
@@ -139,7 +140,7 @@ class Keys:
         """All keys, or those of one tenant, revoked and expired ones too, oldest first within a tenant."""
         if tenant_id is not None:
             ids.checked_id(tenant_id, "tenant_id")
-        with _mapped():
+        with mapped():
             if tenant_id is None:
                 rows = await self._pool.fetch(_SQL["keys"])
             else:
@@ -150,7 +151,7 @@ class Keys:
         """The key, revoked; servers refuse it within 30 s. A repeat changes nothing. NotFoundError if the tenant has no such key."""
         ids.checked_id(tenant_id, "tenant_id")
         ids.checked_id(key_id, "key_id")
-        with _mapped():
+        with mapped():
             async with pool.as_tenant(self._pool, tenant_id) as connection:
                 row = await connection.fetchrow(_SQL["revoke_key"], tenant_id, key_id, self._clock_ms())
         if row is None:
@@ -159,7 +160,7 @@ class Keys:
 
     async def find(self, digests: Sequence[bytes]) -> Sequence[KeyRow]:
         """The keys of these digests in one query, in any order, revoked and expired ones too; what does not exist is left out."""
-        with _mapped():
+        with mapped():
             rows = await self._pool.fetch(_SQL["keys_by_digest"], digests)
         return [_row(row) for row in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import pathlib
 import signal
@@ -16,8 +17,23 @@ from grpc_reflection.v1alpha import reflection
 
 from meterd.core import errors
 from meterd.meter import accounts, events, offers, reports
-from meterd.postgres import keys
-from meterd.server import auth, credentials, engine, handler, methods, options, probes, stream, watch
+from meterd.postgres import keys, token_keys
+from meterd.server import (
+    auth,
+    connect,
+    cors,
+    credentials,
+    engine,
+    handler,
+    methods,
+    options,
+    pages,
+    probes,
+    stream,
+    tokens,
+    watch,
+    web,
+)
 from meterd.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -28,6 +44,15 @@ TICK_S = 0.1
 QUIET_TICKS = 5
 # gRPC's health service tells these apart for clients that watch one of them.
 SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Services:
+    """What the listeners share."""
+
+    streams: stream.Streams
+    watches: watch.Watches
+    calls: connect.Calls
 
 
 class App:
@@ -46,6 +71,10 @@ class App:
         prometheus_client.GCCollector(registry=self._registry)
         self._probes = probes.Probes(self._registry, lambda: self._unready)
         self.watches: watch.Watches | None = None
+        # The calls in work, on all wires.
+        self.gate: handler.Gate | None = None
+        # host:port of the calls over HTTP, while it serves them.
+        self.http_address = ""
 
     def stop(self) -> None:
         """Begins an orderly stop; a repeat changes nothing."""
@@ -57,7 +86,8 @@ class App:
         ConfigError: the settings do not let it start.
         """
         if not self._settings.tls_cert_file:
-            credentials.check_plaintext(self._settings.listen, self._settings.allow_plaintext)
+            for address in filter(None, (self._settings.listen, self._settings.http_address)):
+                credentials.check_plaintext(address, self._settings.allow_plaintext)
         return await self._run(lambda made: self._serve(made, on_serving), workers=self._settings.workers)
 
     async def work(self) -> int:
@@ -124,29 +154,38 @@ class App:
 
     async def _serve(self, made: engine.Engine, on_serving: Callable[[str], None] | None) -> None:
         server = grpc.aio.server(options=options.server_options())
-        streams, watches = self._add_services(server, made)
+        services = self._add_services(server, made)
         address = self._listen(server)
+        listener = self._listen_http(services.calls)
         await server.start()
         _log.info("listening on %s", address)
+        if listener is not None:
+            await listener.start()
+            self.http_address = listener.address
+            _log.info("listening on %s for calls over HTTP", listener.address)
         if on_serving is not None:
             on_serving(address)
         await self._stop.wait()
-        await self._shut(server, streams, watches)
+        await self._shut(server, listener, services)
 
-    async def _shut(self, server: grpc.aio.Server, streams: stream.Streams, watches: watch.Watches) -> None:
+    async def _shut(self, server: grpc.aio.Server, listener: web.Listener | None, services: _Services) -> None:
         """No call fails that was taken; new ones are refused only once clients have had time to hear of it."""
         _log.info("stopping: telling clients for %s ms", self._settings.lame_duck_ms)
         self._unready = "stopping"
         await self._tell(False)
         await asyncio.sleep(self._settings.lame_duck_ms / 1000)
+        streams, watches = services.streams, services.watches
         streams.draining.set()
         watches.drain()
+        closing = asyncio.create_task(listener.close()) if listener is not None else None
         stopping = asyncio.create_task(server.stop(self._settings.drain_ms / 1000))
         quiet_ticks = 0
         while quiet_ticks < QUIET_TICKS and not (await asyncio.wait((stopping,), timeout=TICK_S))[0]:
             quiet_ticks = 0 if streams.gate.count or streams.open_count or watches.open_count else quiet_ticks + 1
         await server.stop(None)
         await stopping
+        if closing is not None:
+            await closing
         _log.info("stopped")
 
     def _listen(self, server: grpc.aio.Server) -> str:
@@ -165,15 +204,41 @@ class App:
         host, colon, _ = settings.listen.rpartition(":")
         return settings.listen if settings.listen.startswith("unix") else f"{host}{colon}{port}"
 
-    def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> tuple[stream.Streams, watch.Watches]:
-        table = self._methods(made)
+    def _listen_http(self, calls: connect.Calls) -> web.Listener | None:
+        settings = self._settings
+        if not settings.http_address:
+            return None
+        tls = None
+        if settings.tls_cert_file:
+            tls = credentials.Files(
+                certificate=pathlib.Path(settings.tls_cert_file),
+                key=pathlib.Path(settings.tls_key_file),
+                client_ca=pathlib.Path(settings.tls_client_ca_file) if settings.tls_client_ca_file else None,
+            )
+        return web.opened(
+            settings.http_address,
+            calls,
+            tls=tls,
+            allow_plaintext=settings.allow_plaintext,
+            drain_ms=settings.drain_ms,
+        )
+
+    def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> _Services:
+        book = _accounts(made)
+        minted = tokens.Tokens(
+            token_keys.TokenKeys(made.connections, clock_ms=engine.now_ms),
+            exists=book.get_account,
+            clock_ms=engine.now_ms,
+        )
+        table = self._methods(made, book, minted)
         authenticator = auth.Authenticator(
             keys.Keys(made.connections).find,
             clock_ms=engine.now_ms,
             refresh_interval_s=self._keys_refresh_interval_s,
+            tokens_=minted,
         )
         made.watch("keys", authenticator.run, self._stop)
-        gate = handler.Gate(self._settings.in_flight_max)
+        gate = self.gate = handler.Gate(self._settings.in_flight_max)
         counts = {path: made.metrics.calls(path[1:]) for path in table}
         streams = stream.Streams(table, authenticator=authenticator, gate=gate, counts=counts)
         made.metrics.gauge("meterd_in_flight", "Calls in work.", lambda: gate.count)
@@ -207,21 +272,21 @@ class App:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             reflection.enable_server_reflection((*SERVICES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return streams, watches
-
-    def _methods(self, made: engine.Engine) -> dict[str, methods.Method]:
-        book = accounts.Accounts(
-            connections=made.connections,
-            store=made.ledger,
-            run=made.runner,
-            catalog_=made.catalog,
-            projector_=made.projector,
-            hydrator=made.hydrator,
-            books=made.books,
-            plans_=made.subscriptions,
-            movements_=made.movements,
-            reach_=made.reach,
+        calls = connect.Calls(
+            table,
+            watches,
+            authenticator=authenticator,
+            gate=gate,
+            counts=counts,
+            origins=cors.Origins(self._settings.http_cors_origins),
+            denial_402=self._settings.http_denial_402,
+            pages=pages.Pages(self._registry, lambda: self._unready, authenticator).page,
         )
+        return _Services(streams=streams, watches=watches, calls=calls)
+
+    def _methods(
+        self, made: engine.Engine, book: accounts.Accounts, minted: tokens.Tokens
+    ) -> dict[str, methods.Method]:
         sums = reports.Reports(connections=made.connections, books=made.books, clock_ms=engine.now_ms)
         told = events.Events(
             connections=made.connections,
@@ -229,4 +294,21 @@ class App:
             clock_ms=engine.now_ms,
         )
         sold = offers.Offers(connections=made.connections, catalogs_=made.catalogs, books=made.books)
-        return methods.unary(made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits)
+        return methods.unary(
+            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, minted
+        )
+
+
+def _accounts(made: engine.Engine) -> accounts.Accounts:
+    return accounts.Accounts(
+        connections=made.connections,
+        store=made.ledger,
+        run=made.runner,
+        catalog_=made.catalog,
+        projector_=made.projector,
+        hydrator=made.hydrator,
+        books=made.books,
+        plans_=made.subscriptions,
+        movements_=made.movements,
+        reach_=made.reach,
+    )

@@ -20,6 +20,7 @@ from typing import Any
 
 from meterd.core import errors
 from meterd.postgres import keys
+from meterd.server import tokens
 
 # A revocation has to act within 30 s on every server, also if the first refresh after it waits for Postgres in vain.
 REFRESH_INTERVAL_S = 10.0
@@ -27,6 +28,8 @@ REFRESH_INTERVAL_S = 10.0
 REFRESH_BATCH_MAX = 10_000
 # Keys known at once, each some 600 bytes. The one that came first makes room; its next call costs one read of Postgres.
 KNOWN_KEYS_MAX = 100_000
+# Tokens known at once, each some 1.5 KB. The one that came first makes room; its next call is checked anew, in some 0.2 ms.
+KNOWN_TOKENS_MAX = 20_000
 # A key that was refused is looked for again after this time: a client that was faster than its operator waits no longer.
 REFUSED_TTL_MS = 5_000
 # A flood of made-up keys occupies this much memory and no more (about 2 MB).
@@ -40,6 +43,10 @@ LOOKUP_TIMEOUT_S = 5.0
 # "Bearer", one space and a key make 53. A few spaces more are nobody's harm.
 HEADER_CHARS_MAX = 64
 
+# Two ids of 128 bytes, escaped and in base64, with the rest.
+TOKEN_HEADER_CHARS_MAX = 4_096
+
+_TOKEN = re.compile(r"(?i:bearer) +(eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+)\Z")
 _HEADER = re.compile(r"(?i:bearer) +(mk_[A-Za-z0-9_-]{43})\Z")
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +55,7 @@ _MALFORMED = "malformed API key: send metadata `authorization: Bearer mk_…`"
 # The same for both: an outsider does not learn which keys existed.
 _UNKNOWN = "unknown or revoked API key"
 _EXPIRED = "expired API key"
+_EXPIRED_TOKEN = "invalid, expired or revoked token"
 
 
 class Role(enum.StrEnum):
@@ -56,7 +64,11 @@ class Role(enum.StrEnum):
     ADMIN = "admin"
 
 
+# Of a token, which is no key: reads one account.
+ACCOUNT = "account"
+
 _ALL = frozenset(role.value for role in Role)
+_OWN = _ALL | {ACCOUNT}
 _METER = frozenset({Role.METER.value, Role.ADMIN.value})
 _ADMIN = frozenset({Role.ADMIN.value})
 _READ = frozenset({Role.READ.value, Role.ADMIN.value})
@@ -75,23 +87,24 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/meterd.v1.Accounts/GetAccount": _ALL,
     "/meterd.v1.Accounts/Grant": _ADMIN,
     "/meterd.v1.Accounts/RevokeGrant": _ADMIN,
-    "/meterd.v1.Accounts/GetBalance": _ALL,
-    "/meterd.v1.Accounts/Watch": _ALL,
+    "/meterd.v1.Accounts/GetBalance": _OWN,
+    "/meterd.v1.Accounts/Watch": _OWN,
     "/meterd.v1.Accounts/ListHolds": _ALL,
-    "/meterd.v1.Accounts/ListTransactions": _ALL,
+    "/meterd.v1.Accounts/ListTransactions": _OWN,
     "/meterd.v1.Accounts/ExplainSettlement": _ALL,
     "/meterd.v1.Accounts/UpdateAccount": _ADMIN,
     "/meterd.v1.Accounts/Subscribe": _ADMIN,
     "/meterd.v1.Accounts/UpdateSubscription": _ADMIN,
     "/meterd.v1.Accounts/CancelSubscription": _ADMIN,
-    "/meterd.v1.Accounts/GetSubscription": _ALL,
+    "/meterd.v1.Accounts/GetSubscription": _OWN,
     "/meterd.v1.Accounts/Transfer": _ADMIN,
     "/meterd.v1.Accounts/ClawBack": _ADMIN,
     "/meterd.v1.Accounts/ClaimReward": _METER,
     "/meterd.v1.Accounts/SetLimit": _ADMIN,
     "/meterd.v1.Accounts/DeleteLimit": _ADMIN,
     "/meterd.v1.Accounts/ListLimits": _ALL,
-    "/meterd.v1.Catalog/GetCatalog": _ALL,
+    "/meterd.v1.Accounts/CreateToken": _ADMIN,
+    "/meterd.v1.Catalog/GetCatalog": _OWN,
     "/meterd.v1.Catalog/ApplyCatalog": _ADMIN,
     "/meterd.v1.Events/CreateWebhook": _ADMIN,
     "/meterd.v1.Events/ListWebhooks": _ALL,
@@ -109,12 +122,13 @@ ROLES: Mapping[str, frozenset[str]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """Who calls. `expires_ms` is 0 for a key that lasts until it is revoked."""
+    """Who calls. `expires_ms` is 0 for a key that lasts until it is revoked; `account_id` is set for a token: it may read that one."""
 
     tenant_id: str
     role: str
     key_id: str
     expires_ms: int
+    account_id: str = ""
 
 
 # What a lookup ended with: a row, nothing of that digest, or why it could not be made.
@@ -131,7 +145,14 @@ def roles_of(method: str) -> frozenset[str]:
 def check_role(principal: Principal, roles: frozenset[str]) -> None:
     """PermissionDeniedError unless the principal's role is one of them."""
     if principal.role not in roles:
-        raise errors.PermissionDeniedError(f"a key of role {principal.role} may not call this method")
+        who = "an account's token" if principal.account_id else f"a key of role {principal.role}"
+        raise errors.PermissionDeniedError(f"{who} may not call this method")
+
+
+def check_account(principal: Principal, request: Any) -> None:
+    """PermissionDeniedError if the principal is bound to an account, and the request names another one, or none where it could."""
+    if principal.account_id and getattr(request, "account_id", principal.account_id) != principal.account_id:
+        raise errors.PermissionDeniedError("account_id: the token is another account's")
 
 
 class Authenticator:
@@ -147,11 +168,18 @@ class Authenticator:
         *,
         clock_ms: Callable[[], int],
         refresh_interval_s: float = REFRESH_INTERVAL_S,
+        tokens_: tokens.Tokens | None = None,
     ) -> None:
-        """`find` answers the rows of those digests that exist, revoked and expired ones too, or raises UnavailableError."""
+        """`find` answers the rows of those digests that exist, revoked and expired ones too, or raises UnavailableError.
+
+        `tokens_` None: tokens are refused.
+        """
         self._find = find
         self._clock_ms = clock_ms
         self._refresh_interval_s = refresh_interval_s
+        self._tokens = tokens_
+        # The headers of tokens in `_known`, oldest first, with the keys that signed them.
+        self._token_headers: dict[str, str] = {}
         # By the header in its usual spelling, "Bearer mk_…".
         self._known: dict[str, Principal] = {}
         self._headers: dict[bytes, str] = {}
@@ -187,6 +215,8 @@ class Authenticator:
         UnauthenticatedError: no key, or one that is malformed, unknown, revoked or expired. UnavailableError: the key is not known here and
         Postgres is away. OverloadedError: too many unknown keys wait for Postgres.
         """
+        if self._tokens is not None and (given := _account_token(metadata)):
+            return self._known_token(given) or self._learn_token(given, await self._tokens.claims(given))
         token = _token(metadata)
         if (principal := self._known.get(f"Bearer {token}")) is not None:
             self._check_expiry(principal.expires_ms)
@@ -202,6 +232,40 @@ class Authenticator:
         if found.expires_ms and found.expires_ms <= self._clock_ms():
             raise self._refuse(digest, _EXPIRED)
         return self._learn(token, found)
+
+    def _known_token(self, token: str) -> Principal | None:
+        principal = self._known.get(f"Bearer {token}")
+        if principal is not None and principal.expires_ms <= self._clock_ms():
+            raise errors.UnauthenticatedError(_EXPIRED_TOKEN)
+        return principal
+
+    def _learn_token(self, token: str, claims: tokens.Claims) -> Principal:
+        header = f"Bearer {token}"
+        if len(self._token_headers) >= KNOWN_TOKENS_MAX:
+            self._forget_token(next(iter(self._token_headers)))
+        principal = Principal(
+            tenant_id=claims.tenant_id,
+            role=ACCOUNT,
+            key_id=claims.key_id,
+            expires_ms=claims.expires_ms,
+            account_id=claims.account_id,
+        )
+        self._known[header] = principal
+        self._token_headers[header] = claims.key_id
+        return principal
+
+    def _forget_token(self, header: str) -> None:
+        del self._token_headers[header]
+        del self._known[header]
+
+    async def _refresh_tokens(self, known: tokens.Tokens) -> None:
+        """Reads the keys that sign, and forgets tokens that have expired or whose key is gone."""
+        async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            await known.refresh()
+        now_ms = self._clock_ms()
+        for header, key_id in list(self._token_headers.items()):
+            if not known.is_live(key_id) or self._known[header].expires_ms <= now_ms:
+                self._forget_token(header)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reads the known keys again at every interval until `stop` is set, and never fails."""
@@ -238,6 +302,8 @@ class Authenticator:
                 rows = {row.digest: row for row in await self._find(batch)}
             for digest in batch:
                 self._renew(digest, rows.get(digest))
+        if self._tokens is not None:
+            await self._refresh_tokens(self._tokens)
 
     def _renew(self, digest: bytes, row: keys.KeyRow | None) -> None:
         header = self._headers.get(digest)
@@ -254,7 +320,7 @@ class Authenticator:
 
     def _learn(self, token: str, row: keys.KeyRow) -> Principal:
         header = f"Bearer {token}"
-        if header not in self._known and len(self._known) >= KNOWN_KEYS_MAX:
+        if header not in self._known and len(self._headers) >= KNOWN_KEYS_MAX:
             self._forget(next(iter(self._headers)))
         principal = _principal(row)
         self._known[header] = principal
@@ -322,6 +388,17 @@ class Authenticator:
             future = self._waiting.pop(digest)
             # A fault is a result here: a future whose exception no caller waits for any more would be logged.
             future.set_result(rows if isinstance(rows, Exception) else rows.get(digest))
+
+
+def _account_token(metadata: Iterable[tuple[str, Any]] | None) -> str:
+    """The token that the first authorization header carries, "" if it carries something else."""
+    for name, value in metadata or ():
+        if name == "authorization":
+            if not isinstance(value, str) or len(value) > TOKEN_HEADER_CHARS_MAX:
+                return ""
+            match = _TOKEN.match(value)
+            return match[1] if match else ""
+    return ""
 
 
 def _token(metadata: Iterable[tuple[str, Any]] | None) -> str:

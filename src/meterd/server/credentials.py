@@ -91,6 +91,41 @@ def server_credentials(
     )
 
 
+def server_context(files: Files) -> ssl.SSLContext:
+    """The same for asyncio's servers. A replaced file counts from the next connection on. ConfigError if they cannot be used now."""
+    reloader = _Contexts(files)
+
+    def replace(connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
+        # OpenSSL asks at the begin of each handshake, whether the client names a server or not.
+        del name, context
+        connection.context = reloader.current()
+
+    context = reloader.current()
+    context.sni_callback = replace  # pyright: ignore[reportAttributeAccessIssue]
+    return context
+
+
+class _Contexts:
+    """The context of what the files hold now, or held when they could be used last."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._seen = _stamps(files)
+        self._context = _context(files)
+
+    def current(self) -> ssl.SSLContext:
+        seen = _stamps(self._files)
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self._context = _context(self._files)
+            except errors.ConfigError as exc:
+                _LOG.warning("TLS files have changed and cannot be used, the old certificate serves on: %s", exc)
+            else:
+                _LOG.info("TLS certificate was replaced")
+        return self._context
+
+
 def check_plaintext(address: str, allow_plaintext: bool) -> None:
     """ConfigError if keys would cross a network in plaintext: `address` is neither loopback nor a local socket, and nobody allowed it."""
     if allow_plaintext or is_local(address):
@@ -144,17 +179,25 @@ def _stamp(path: pathlib.Path) -> tuple[int, int, int]:
 def _read(files: Files) -> _Pem:
     """The files' content, once they are found to fit together."""
     pem = _content(files)
+    _context(files)
+    if _content(files) != pem:
+        raise errors.ConfigError("TLS: the files are being replaced at this moment")
+    return pem
+
+
+def _context(files: Files) -> ssl.SSLContext:
+    """TLS 1.2 and 1.3 with these files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
     try:
         # An empty password: a key that is encrypted fails, instead of asking on the terminal.
         context.load_cert_chain(files.certificate, files.key, password="")
         if files.client_ca is not None:
             context.load_verify_locations(files.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ValueError) as exc:
         raise errors.ConfigError(f"TLS: {files.certificate} and {files.key} cannot be used: {exc}") from exc
-    if _content(files) != pem:
-        raise errors.ConfigError("TLS: the files are being replaced at this moment")
-    return pem
+    return context
 
 
 def _content(files: Files) -> _Pem:

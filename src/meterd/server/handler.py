@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from meterd.core import errors
 from meterd.server import auth, methods, metrics
+from meterd_client.v1 import accounts_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -67,18 +68,32 @@ async def admitted(authenticator: auth.Authenticator, rpc: Any, roles: frozenset
     return principal
 
 
+def serialized(reply: Message) -> bytes:
+    """Protobuf's binary form."""
+    return reply.SerializeToString()
+
+
 def unary(
-    method: methods.Method, *, authenticator: auth.Authenticator, gate: Gate, counts: metrics.Calls
-) -> Callable[[bytes, Any], Awaitable[bytes]]:
-    """The handler of one method.
+    method: methods.Method,
+    *,
+    authenticator: auth.Authenticator,
+    gate: Gate,
+    counts: metrics.Calls,
+    parse: Callable[[bytes], Message] | None = None,
+    dump: Callable[[Message], Any] = serialized,
+) -> Callable[[bytes, Any], Awaitable[Any]]:
+    """The handler of one method, on any wire: of `rpc` it needs invocation_metadata and abort. `parse` None: Protobuf's binary form.
 
     A call that the client cancels, or whose deadline passes, ends here; what it has sent to Redis takes effect all the same, and a
     retry with the same id hears of it.
     """
-    call, parse, roles, may_deny = method.call, method.request.FromString, method.roles, method.may_deny
+    call, roles, may_deny = method.call, method.roles, method.may_deny
+    # Others admit no tokens, and need not look for them.
+    is_own = auth.ACCOUNT in roles
+    parse = parse or method.request.FromString
     known, now_s, observe = authenticator.principal, time.perf_counter, counts.observe
 
-    async def handle(data: bytes, rpc: Any) -> bytes:
+    async def handle(data: bytes, rpc: Any) -> Any:
         begin_s = now_s()
         gate.count += 1
         try:
@@ -87,9 +102,14 @@ def unary(
             principal = known(rpc.invocation_metadata())
             if principal is None or principal.role not in roles:
                 principal = await admitted(authenticator, rpc, roles)
-            reply = await call(principal.tenant_id, parse(data))
+            request = parse(data)
+            if is_own and principal.account_id:
+                auth.check_account(principal, request)
+            reply = await call(principal.tenant_id, request)
+            if is_own and principal.account_id:
+                _conceal(reply)
             observe("DENIED" if may_deny and reply.HasField("denial") else "OK", now_s() - begin_s)
-            return reply.SerializeToString()
+            return dump(reply)
         except asyncio.CancelledError:
             observe("CANCELLED", now_s() - begin_s)
             raise
@@ -102,6 +122,16 @@ def unary(
             gate.count -= 1
 
     return handle
+
+
+def _conceal(reply: Message) -> None:
+    """Takes out what is the tenant's own affair: what a call has cost it, and what its backend noted."""
+    if not isinstance(reply, accounts_pb2.ListTransactionsResponse):
+        return
+    for transaction in reply.transactions:
+        transaction.ClearField("metadata")
+        for field in ("cost_usd", "breakdown", "price_version"):
+            transaction.settlement.ClearField(field)
 
 
 def _as_argument_error(exc: Exception) -> Exception:

@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions
-from meterd.server import auth
+from meterd.server import auth, tokens
 from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 METERING = "meterd.v1.Metering"
@@ -51,6 +51,7 @@ def unary(
     plan: subscriptions.Subscriptions,
     moves: movements.Movements,
     bounds: limits.Limits,
+    minted: tokens.Tokens,
 ) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
     calls: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
@@ -80,6 +81,7 @@ def unary(
         f"/{ACCOUNTS}/SetLimit": bounds.set_limit,
         f"/{ACCOUNTS}/DeleteLimit": bounds.delete_limit,
         f"/{ACCOUNTS}/ListLimits": bounds.list_limits,
+        f"/{ACCOUNTS}/CreateToken": minted.create_token,
         f"/{EVENTS}/CreateWebhook": told.create_webhook,
         f"/{EVENTS}/ListWebhooks": told.list_webhooks,
         f"/{EVENTS}/DeleteWebhook": told.delete_webhook,

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from meterd.core import errors, ids
 from meterd.redis import keys, runner
@@ -56,6 +56,17 @@ class _Watcher:
         self.wake = asyncio.Event()
 
 
+class _Writer:
+    """A stream's wire, and how a message is written on it."""
+
+    def __init__(self, rpc: Any, dump: Callable[[Message], bytes]) -> None:
+        self.rpc = rpc
+        self._dump = dump
+
+    async def write(self, message: Message) -> None:
+        await self.rpc.write(self._dump(message))
+
+
 class Watches:
     """The handler of Watch. `run` its loop as a task."""
 
@@ -97,31 +108,40 @@ class Watches:
             for watcher in topic.watchers:
                 watcher.wake.set()
 
-    async def handle(self, data: bytes, rpc: Any) -> None:
-        """One stream, until the client ends it."""
+    async def handle(
+        self,
+        data: bytes,
+        rpc: Any,
+        *,
+        parse: Callable[[bytes], Any] = accounts_pb2.WatchRequest.FromString,
+        dump: Callable[[Message], bytes] = handler.serialized,
+    ) -> None:
+        """One stream, until the client ends it, on any wire: of `rpc` it needs invocation_metadata, write and abort."""
         self.open_count += 1
         try:
-            await self._watch(data, rpc)
+            await self._watch(data, _Writer(rpc, dump), parse)
         except errors.MeterdError as exc:
             code, message = handler.status(exc)
             await rpc.abort(code, message)
         finally:
             self.open_count -= 1
 
-    async def _watch(self, data: bytes, rpc: Any) -> None:
+    async def _watch(self, data: bytes, writer: _Writer, parse: Callable[[bytes], Any]) -> None:
+        rpc = writer.rpc
         principal = await handler.admitted(self._authenticator, rpc, self._roles)
         if self.open_count > self.watchers_max:
             raise errors.OverloadedError(f"{self.watchers_max} streams watch balances; retry later")
         try:
-            request = accounts_pb2.WatchRequest.FromString(data)
+            request = parse(data)
         except DecodeError as exc:
             raise errors.InvalidArgumentError("request", "not a WatchRequest") from exc
+        auth.check_account(principal, request)
         account_id = ids.checked_id(request.account_id, "account_id")
         watcher = _Watcher(rpc.invocation_metadata())
         # Before the first read, so that no change is missed between the two.
         topic = self._join(principal.tenant_id, account_id, watcher)
         try:
-            await self._tell(topic, watcher, rpc)
+            await self._tell(topic, watcher, writer)
         finally:
             self._leave(topic, watcher)
 
@@ -140,10 +160,10 @@ class Watches:
         if not topic.watchers:
             del self._topics[ids.account_address(topic.tenant_id, topic.account_id)]
 
-    async def _tell(self, topic: _Topic, watcher: _Watcher, rpc: Any) -> None:
+    async def _tell(self, topic: _Topic, watcher: _Watcher, writer: _Writer) -> None:
         """Writes the balance, and then each that differs from the last one."""
         told = await self._read(topic)
-        await rpc.write(told.SerializeToString())
+        await writer.write(told)
         while True:
             try:
                 async with asyncio.timeout(self.keep_alive_s):
@@ -155,11 +175,11 @@ class Watches:
             watcher.wake.clear()
             if self._draining:
                 raise errors.UnavailableError("the server is stopping; watch anew")
-            await handler.admitted(self._authenticator, rpc, self._roles)
+            await handler.admitted(self._authenticator, writer.rpc, self._roles)
             latest, watcher.latest = watcher.latest, None
             if latest is not None and (told is None or _differs(latest, told)):
                 told = latest
-                await rpc.write(told.SerializeToString())
+                await writer.write(told)
 
     async def _read(self, topic: _Topic) -> accounts_pb2.GetBalanceResponse:
         async with self._reads:

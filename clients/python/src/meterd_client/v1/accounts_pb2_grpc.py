@@ -136,6 +136,11 @@ class AccountsStub:
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.SerializeToString,
                 response_deserializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.FromString,
                 _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/meterd.v1.Accounts/CreateToken',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
@@ -288,6 +293,15 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateToken(self, request, context):
+        """Makes a token for one account, to be sent as `authorization: Bearer TOKEN`, such as by a browser. For its time it may call GetBalance, Watch,
+        ListTransactions and GetSubscription of that account, without costs and metadata, and GetCatalog, and nothing else. Each call makes another.
+        It cannot be taken back alone: `meterd keys rotate-tokens --at-once` ends all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -390,6 +404,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.ListLimits,
                     request_deserializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.FromString,
                     response_serializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -934,6 +953,33 @@ class Accounts:
             '/meterd.v1.Accounts/ListLimits',
             meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.SerializeToString,
             meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/CreateToken',
+            meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

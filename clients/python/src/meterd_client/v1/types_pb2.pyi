@@ -276,7 +276,7 @@ class Balance(_message.Message):
     def __init__(self, wallet: _Optional[str] = ..., available_micros: _Optional[int] = ..., held_micros: _Optional[int] = ..., seq: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Hold(_message.Message):
-    __slots__ = ("hold_id", "amount_micros", "cost_estimate_usd", "max_output_tokens", "price_version", "expires_at", "grants", "state", "account_id", "wallet", "created_at", "unlimited")
+    __slots__ = ("hold_id", "amount_micros", "cost_estimate_usd", "max_output_tokens", "price_version", "expires_at", "grants", "state", "account_id", "wallet", "created_at", "unlimited", "input_tokens")
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_MICROS_FIELD_NUMBER: _ClassVar[int]
     COST_ESTIMATE_USD_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +289,7 @@ class Hold(_message.Message):
     WALLET_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UNLIMITED_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     hold_id: str
     amount_micros: int
     cost_estimate_usd: str
@@ -301,7 +302,8 @@ class Hold(_message.Message):
     wallet: str
     created_at: _timestamp_pb2.Timestamp
     unlimited: bool
-    def __init__(self, hold_id: _Optional[str] = ..., amount_micros: _Optional[int] = ..., cost_estimate_usd: _Optional[str] = ..., max_output_tokens: _Optional[int] = ..., price_version: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grants: _Optional[_Iterable[_Union[GrantDraw, _Mapping]]] = ..., state: _Optional[_Union[HoldState, str]] = ..., account_id: _Optional[str] = ..., wallet: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unlimited: _Optional[bool] = ...) -> None: ...
+    input_tokens: int
+    def __init__(self, hold_id: _Optional[str] = ..., amount_micros: _Optional[int] = ..., cost_estimate_usd: _Optional[str] = ..., max_output_tokens: _Optional[int] = ..., price_version: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grants: _Optional[_Iterable[_Union[GrantDraw, _Mapping]]] = ..., state: _Optional[_Union[HoldState, str]] = ..., account_id: _Optional[str] = ..., wallet: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unlimited: _Optional[bool] = ..., input_tokens: _Optional[int] = ...) -> None: ...
 
 class Denial(_message.Message):
     __slots__ = ("reasons", "available_micros", "required_micros", "affordable_output_tokens", "retry_at")
