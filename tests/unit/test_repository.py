@@ -47,7 +47,8 @@ SKIPPED = {".git", ".venv", ".meterd", "node_modules", "__pycache__", "dist", "b
 # Names that examples, loopback and public references may have.
 HOSTS_ALLOWED = re.compile(
     r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org"
-    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test)\Z"
+    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test"
+    r"|(?:api|docs)\.stripe\.com)\Z"
 )
 
 
@@ -204,15 +205,15 @@ def test_sources_that_the_documents_name_are_there() -> None:
 
 def test_make_targets_that_the_documents_name_are_there() -> None:
     makefile = _text("Makefile")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     for document in DOCUMENTS:
-        for target in re.findall(r"(?:^|`|\n)make ([a-z]+)\b", document.read_text(encoding="utf-8")):
+        for target in re.findall(r"(?:^|`|\n)make ([a-z-]+)\b", document.read_text(encoding="utf-8")):
             assert target in targets, f"{document.name}: make {target}"
-    assert len(re.findall(r"^[a-z]+:.*## ", makefile, re.M)) <= 12
+    assert len(re.findall(r"^[a-z-]+:.*## ", makefile, re.M)) <= 12
 
 
 def test_what_the_makefile_runs_is_there() -> None:
-    for script in re.findall(r"\bscripts/[a-z]+", _text("Makefile") + _text(".ci/run")):
+    for script in re.findall(r"\bscripts/[a-z-]+", _text("Makefile") + _text(".ci/run")):
         assert (ROOT / script).stat().st_mode & 0o100, script
 
 
@@ -304,11 +305,14 @@ def test_compose_waits_for_an_orderly_stop() -> None:
 
 def test_the_metrics_that_a_server_shows_are_those_of_the_manual() -> None:
     sources = "".join(pathlib.Path(module.__file__ or "").read_text(encoding="utf-8") for module in (app, engine))
-    sources += _text("src/meterd/server/metrics.py")
+    sources += _text("src/meterd/server/metrics.py") + _text("src/meterd/server/stripe_app.py")
     shown = set(re.findall(r'"(meterd_[a-z_]+)"', sources))
     told = {
         re.sub(r"_(?:total|info)\Z", "", name)
-        for name in re.findall(r"`?(meterd_[a-z_]+)(?![a-z_]*[@./])", _text("docs/OPERATING.md"))
+        for name in re.findall(
+            r"`?(meterd_[a-z_]+)(?![a-z_]*[@./])",
+            _text("docs/OPERATING.md") + "".join(re.findall(r"`meterd_stripe_[a-z_]+", _text("docs/STRIPE.md"))),
+        )
     }
     assert shown - told == set()
     assert told - shown - {"meterd_app", "meterd_worker"} == set()

@@ -220,7 +220,7 @@ def advance(
     # A payment that is missing is waited for, unless the subscription ends anyway.
     idle = after.status is Status.PAST_DUE and not after.cancel_at_period_end
     after = dataclasses.replace(after, due_ms=0 if idle else due_ms)
-    return Step(subscription=after, allowances=allowances, rule=_rule(after))
+    return Step(subscription=after, allowances=allowances, rule=rule(after))
 
 
 def _turned(subscription: Subscription, now_ms: int, offered: catalog.Plan | None) -> Subscription:
@@ -251,7 +251,7 @@ def _turned(subscription: Subscription, now_ms: int, offered: catalog.Plan | Non
     )
 
 
-def _rule(subscription: Subscription) -> ledger.PlanRule:
+def rule(subscription: Subscription) -> ledger.PlanRule:
     """What holds until the period ends, or until the end of the next one if that was granted on the same terms."""
     plan, until_ms = subscription.plan, subscription.period_end_ms
     following = subscription.next_plan

@@ -172,30 +172,19 @@ class Movements:
 
         AlreadyExistsError: the key was used with other content. NotFoundError: no such account.
         """
-        digest = catalog.digest_of(account_id, wallet, amount_micros, reason)
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             account = (await catalog.lock_accounts(connection, tenant_id, [account_id])).get(account_id)
-            row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
-            if row is not None:
-                if row["request_digest"] != digest:
-                    wanted = {"account_id": account_id, "wallet": wallet, "amount_micros": amount_micros}
-                    field = next((name for name, value in wanted.items() if row[name] != value), "reason")
-                    raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
-                return _claw_back(row, account_id), True
-            if account is None:
-                raise errors.NotFoundError("account_id: no such account")
-            account_no = account["account_no"]
-            change_no = await connection.fetchval(_SQL["next_change"], account_no)
-            claw_back_id = ids.uuid7(self._clock_ms())
-            head = (tenant_id, claw_back_id, account_no, wallet, amount_micros, reason)
-            await connection.execute(_SQL["insert_claw_back"], *head, idempotency_key, digest, change_no)
-            payload = {"wallet": wallet, "amount_micros": amount_micros}
-            kind = ledger.Kind.CLAW_BACK.value
-            await connection.execute(
-                _SQL["insert_change"], tenant_id, account_no, change_no, kind, claw_back_id, payload
+            return await claw_back_within(
+                connection,
+                account,
+                tenant_id,
+                account_id,
+                wallet=wallet,
+                amount_micros=amount_micros,
+                idempotency_key=idempotency_key,
+                reason=reason,
+                now_ms=self._clock_ms(),
             )
-            row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
-        return _claw_back(row, account_id), False
 
     async def debit(self, tenant_id: str, address: str, txn: uuid.UUID) -> Debit | None:
         """The transfer's record, None if the ledger does not have it yet."""
@@ -212,6 +201,41 @@ class Movements:
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(_SQL["grant_by_key"], tenant_id, gift_key(txn))
         return catalog.grant_of(row) if row is not None else None
+
+
+async def claw_back_within(
+    connection: Any,
+    account: Any,
+    tenant_id: str,
+    account_id: str,
+    *,
+    wallet: str,
+    amount_micros: int,
+    idempotency_key: str,
+    reason: str,
+    now_ms: int,
+) -> tuple[ClawBack, bool]:
+    """As Movements.claw_back, in a transaction that has locked the account's row; None is an account that does not exist."""
+    digest = catalog.digest_of(account_id, wallet, amount_micros, reason)
+    row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
+    if row is not None:
+        if row["request_digest"] != digest:
+            wanted = {"account_id": account_id, "wallet": wallet, "amount_micros": amount_micros}
+            field = next((name for name, value in wanted.items() if row[name] != value), "reason")
+            raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
+        return _claw_back(row, account_id), True
+    if account is None:
+        raise errors.NotFoundError("account_id: no such account")
+    account_no = account["account_no"]
+    change_no = await connection.fetchval(_SQL["next_change"], account_no)
+    claw_back_id = ids.uuid7(now_ms)
+    head = (tenant_id, claw_back_id, account_no, wallet, amount_micros, reason)
+    await connection.execute(_SQL["insert_claw_back"], *head, idempotency_key, digest, change_no)
+    payload = {"wallet": wallet, "amount_micros": amount_micros}
+    kind = ledger.Kind.CLAW_BACK.value
+    await connection.execute(_SQL["insert_change"], tenant_id, account_no, change_no, kind, claw_back_id, payload)
+    row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
+    return _claw_back(row, account_id), False
 
 
 def gift_key(txn: uuid.UUID) -> str:

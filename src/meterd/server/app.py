@@ -14,6 +14,7 @@ import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from meterd.billing import service as billing
 from meterd.core import errors
 from meterd.meter import accounts, events, offers, reports
 from meterd.postgres import keys
@@ -27,7 +28,7 @@ TICK_S = 0.1
 # No call for so long, and what is still open is a client that watches the health: it would do so for ever.
 QUIET_TICKS = 5
 # gRPC's health service tells these apart for clients that watch one of them.
-SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS)
+SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS, methods.BILLING)
 
 
 class App:
@@ -196,6 +197,7 @@ class App:
             methods.CATALOG: {},
             methods.EVENTS: {},
             methods.REPORTS: {},
+            methods.BILLING: {},
         }
         for path, method in table.items():
             handle = handler.unary(method, authenticator=authenticator, gate=gate, counts=counts[path])
@@ -229,4 +231,13 @@ class App:
             clock_ms=engine.now_ms,
         )
         sold = offers.Offers(connections=made.connections, catalogs_=made.catalogs, books=made.books)
-        return methods.unary(made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits)
+        bills = billing.Billing(
+            connections=made.connections,
+            catalogs_=made.catalogs,
+            stripe_=made.stripe,
+            livemode=self._settings.stripe_livemode,
+            clock_ms=engine.now_ms,
+        )
+        return methods.unary(
+            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, bills
+        )

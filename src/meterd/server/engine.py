@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import redis.asyncio
 
+from meterd.billing import outgoing
 from meterd.core import errors, findings, pricing
 from meterd.meter import (
     alerts,
@@ -104,6 +105,12 @@ class Engine:
         )
         self.limits = limits.Limits(
             definitions_=definitions.Limits(connections), store=self.ledger, hydrator=self.hydrator, reach_=self.reach
+        )
+        self.stripe = outgoing.opened(
+            settings.stripe_api_key,
+            livemode=settings.stripe_livemode,
+            base=settings.stripe_api_base,
+            timeout_s=settings.stripe_timeout_ms / 1000,
         )
         self.metrics = metrics.Metrics()
         self.flusher: flusher.Flusher | None = None
@@ -295,6 +302,8 @@ class Engine:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         await self.runner.close()
+        if self.stripe is not None:
+            await self.stripe.close()
         if self._flusher_client is not None:
             await self._flusher_client.aclose()
         self.connections.terminate()

@@ -8,15 +8,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
+from meterd.billing import service as billing
 from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions
 from meterd.server import auth
-from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
+from meterd_client.v1 import accounts_pb2, billing_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 METERING = "meterd.v1.Metering"
 ACCOUNTS = "meterd.v1.Accounts"
 CATALOG = "meterd.v1.Catalog"
 REPORTS = "meterd.v1.Reports"
 EVENTS = "meterd.v1.Events"
+BILLING = "meterd.v1.Billing"
 STREAM = f"/{METERING}/Stream"
 WATCH = f"/{ACCOUNTS}/Watch"
 BALANCE = f"/{ACCOUNTS}/GetBalance"
@@ -51,6 +53,7 @@ def unary(
     plan: subscriptions.Subscriptions,
     moves: movements.Movements,
     bounds: limits.Limits,
+    bills: billing.Billing,
 ) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
     calls: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
@@ -89,6 +92,13 @@ def unary(
         f"/{EVENTS}/SetLowBalance": told.set_low_balance,
         f"/{CATALOG}/GetCatalog": sold.get_catalog,
         f"/{CATALOG}/ApplyCatalog": sold.apply_catalog,
+        f"/{BILLING}/CreateCheckoutSession": bills.create_checkout_session,
+        f"/{BILLING}/CreatePaymentIntent": bills.create_payment_intent,
+        f"/{BILLING}/CreatePortalSession": bills.create_portal_session,
+        f"/{BILLING}/ListPurchases": bills.list_purchases,
+        f"/{BILLING}/GetPurchase": bills.get_purchase,
+        f"/{BILLING}/CancelPurchase": bills.cancel_purchase,
+        f"/{BILLING}/CancelBilling": bills.cancel_billing,
         f"/{REPORTS}/Usage": sums.usage,
         f"/{REPORTS}/Revenue": sums.revenue,
         f"/{REPORTS}/Burn": sums.burn,
@@ -112,7 +122,7 @@ def unary(
 def declared() -> dict[str, tuple[Any, Any]]:
     """Module and descriptor of each unary method that the protos declare."""
     found: dict[str, tuple[Any, Any]] = {}
-    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2):
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2, billing_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"
