@@ -8,7 +8,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions
+from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions, top_ups
 from meterd.server import auth
 from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
@@ -51,6 +51,7 @@ def unary(
     plan: subscriptions.Subscriptions,
     moves: movements.Movements,
     bounds: limits.Limits,
+    topped: top_ups.TopUps,
 ) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
     calls: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
@@ -77,6 +78,8 @@ def unary(
         f"/{ACCOUNTS}/Transfer": moves.transfer,
         f"/{ACCOUNTS}/ClawBack": moves.claw_back,
         f"/{ACCOUNTS}/ClaimReward": moves.claim_reward,
+        f"/{ACCOUNTS}/SetTopUp": topped.set_top_up,
+        f"/{ACCOUNTS}/DeleteTopUp": topped.delete_top_up,
         f"/{ACCOUNTS}/SetLimit": bounds.set_limit,
         f"/{ACCOUNTS}/DeleteLimit": bounds.delete_limit,
         f"/{ACCOUNTS}/ListLimits": bounds.list_limits,
