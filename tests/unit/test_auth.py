@@ -398,7 +398,7 @@ def test_the_database_and_the_methods_know_the_same_roles() -> None:
 
 
 ADMIN_ONLY = {
-    *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack"),
+    *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack", "SetTopUp", "DeleteTopUp"),
     *("Subscribe", "UpdateSubscription", "CancelSubscription", "ApplyCatalog"),
     *("SetLimit", "DeleteLimit"),
     *("CreateWebhook", "DeleteWebhook", "RotateWebhookSecret", "ReplayEvents", "SetLowBalance"),

@@ -249,12 +249,20 @@ async def ungifted(connections: asyncpg.Pool, *, since_ms: int, count_max: int) 
     return [Ungifted(tenant_id=row["tenant_id"], txn=row["txn"], address=row["address"]) for row in rows]
 
 
-async def reached(connections: asyncpg.Pool, tenant_id: str, reward: offers.Reward, *, count_max: int) -> list[str]:
-    """Ids of accounts that have reached the reward's lifetime spending, but not had it."""
+async def reached(
+    connections: asyncpg.Pool, tenant_id: str, reward: offers.Reward, *, count_max: int, within_s: float | None = None
+) -> list[str]:
+    """Ids of accounts that have reached the reward's lifetime spending, but not had it.
+
+    `within_s`: only of those for which Postgres got a charge in the last seconds; None: all, which reads every account of the tenant.
+    """
+    arguments: list[Any] = [tenant_id, reward.lifetime_spent_micros, reward.reward_id, count_max]
+    name = "reached"
+    if within_s is not None:
+        name = "reached_lately"
+        arguments.append(within_s)
     async with pool.as_tenant(connections, tenant_id) as connection:
-        rows = await connection.fetch(
-            _SQL["reached"], tenant_id, reward.lifetime_spent_micros, reward.reward_id, count_max
-        )
+        rows = await connection.fetch(_SQL[name], *arguments)
     return [row["account_id"] for row in rows]
 
 

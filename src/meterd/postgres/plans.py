@@ -75,8 +75,11 @@ class Plans:
         idempotency_key: str,
         skip_trial: bool = False,
         source_id: str = "",
+        is_prorated: bool = False,
     ) -> Subscribed:
         """The account on the plan, with its first allowances; a plan that it was on has ended, and its allowances are revoked.
+
+        Prorated, the periods go on as those of the plan before, and the first allowances are the share that is left of the period.
 
         AlreadyExistsError: the key was used with other content. NotFoundError: no such account. FailedPreconditionError and
         OutOfRangeError: as for a grant; nothing was written.
@@ -92,6 +95,7 @@ class Plans:
                 idempotency_key=idempotency_key,
                 skip_trial=skip_trial,
                 source_id=source_id,
+                is_prorated=is_prorated,
                 now_ms=self._clock_ms(),
             )
 
@@ -118,6 +122,7 @@ class Plans:
 
         found = await self._change(tenant_id, account_id, offered, change)
         if found is None:
+            await self.subscription(tenant_id, account_id)
             raise errors.NotFoundError("account_id: the account is on no plan")
         return found
 
@@ -181,6 +186,8 @@ class Plans:
         """The live subscription, or the last one; NotFoundError if the account never had any."""
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(_SQL["last_subscription"], tenant_id, account_id)
+            if row is None and await connection.fetchval(_SQL["account_no"], tenant_id, account_id) is None:
+                raise errors.NotFoundError("account_id: no such account")
         if row is None:
             raise errors.NotFoundError("account_id: the account never was on a plan")
         return _subscription(row)
@@ -206,10 +213,11 @@ async def subscribe_within(
     idempotency_key: str,
     skip_trial: bool = False,
     source_id: str = "",
+    is_prorated: bool = False,
     now_ms: int,
 ) -> Subscribed:
     """As Plans.subscribe, in a transaction that has locked the account's row; None is an account that does not exist."""
-    digest = catalog.digest_of(account_id, plan.plan_id, skip_trial, source_id)
+    digest = catalog.digest_of(account_id, plan.plan_id, skip_trial, source_id, *(["prorated"] if is_prorated else []))
     row = await connection.fetchrow(_SQL["subscription_by_key"], tenant_id, idempotency_key)
     if row is not None:
         if row["request_digest"] != digest:
@@ -220,9 +228,10 @@ async def subscribe_within(
     if account is None:
         raise errors.NotFoundError("account_id: no such account")
     live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
-    if live is not None:
+    previous = _subscription(live) if live is not None else None
+    if previous is not None:
         _check_own(live)
-        await _end(connection, _subscription(live), now_ms)
+        await _end(connection, previous, now_ms)
     had_trial: bool = await connection.fetchval(_SQL["had_trial"], account["account_no"])
     begun = subscriptions.begin(
         plan,
@@ -234,9 +243,11 @@ async def subscribe_within(
         source_id=source_id,
         has_trial=not skip_trial and not had_trial,
         now_ms=now_ms,
+        anchor_ms=subscriptions.kept_anchor_ms(previous, plan, now_ms) if is_prorated else 0,
     )
     await _insert(connection, begun, idempotency_key, digest)
-    made = await _advance(connection, account, begun, plan, now_ms)
+    share = subscriptions.share_left(begun, now_ms) if is_prorated else (1, 1)
+    made = await _advance(connection, account, begun, plan, now_ms, share=share)
     welcome = await _grant_welcome(connection, account, made, now_ms)
     return Subscribed(subscription=made, replayed=False, welcome=welcome)
 
@@ -341,10 +352,13 @@ async def _advance(
     now_ms: int,
     *,
     before: subscriptions.Subscription | None = None,
+    share: tuple[int, int] = (1, 1),
 ) -> subscriptions.Subscription:
     """Brings the subscription up to now, with its grants and its rule. `before` is as the row has it."""
     has_debts: bool = await connection.fetchval(_SQL["has_debts"], subscription.account_no)
-    step = subscriptions.advance(subscription, now_ms=now_ms, offered=offered, may_grant_ahead=not has_debts)
+    step = subscriptions.advance(
+        subscription, now_ms=now_ms, offered=offered, may_grant_ahead=not has_debts, share=share
+    )
     after = step.subscription
     for allowance in step.allowances:
         new = catalog.NewGrant(
@@ -449,7 +463,7 @@ def _difference(row: Any, account_id: str, plan: offers.Plan, source_id: str) ->
         return "account_id"
     if row["plan_id"] != plan.plan_id:
         return "plan_id"
-    return "source_id" if row["source_id"] != source_id else "skip_trial"
+    return "source_id" if row["source_id"] != source_id else "skip_trial or proration"
 
 
 def _subscription(row: Any) -> subscriptions.Subscription:

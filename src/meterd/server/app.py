@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from meterd.billing import service as billing
 from meterd.core import errors
-from meterd.meter import accounts, events, offers, reports
+from meterd.meter import accounts, events, offers, reports, top_ups
 from meterd.postgres import keys
 from meterd.server import auth, credentials, engine, handler, methods, options, probes, stream, watch
 from meterd.settings import Settings
@@ -212,6 +212,7 @@ class App:
         return streams, watches
 
     def _methods(self, made: engine.Engine) -> dict[str, methods.Method]:
+        topped = top_ups.TopUps(connections=made.connections, catalogs_=made.catalogs, clock_ms=engine.now_ms)
         book = accounts.Accounts(
             connections=made.connections,
             store=made.ledger,
@@ -222,6 +223,8 @@ class App:
             books=made.books,
             plans_=made.subscriptions,
             movements_=made.movements,
+            limits_=made.limits,
+            top_ups_=topped,
             reach_=made.reach,
         )
         sums = reports.Reports(connections=made.connections, books=made.books, clock_ms=engine.now_ms)
@@ -239,5 +242,5 @@ class App:
             clock_ms=engine.now_ms,
         )
         return methods.unary(
-            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, bills
+            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, topped, bills
         )

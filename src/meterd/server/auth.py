@@ -88,6 +88,8 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/meterd.v1.Accounts/Transfer": _ADMIN,
     "/meterd.v1.Accounts/ClawBack": _ADMIN,
     "/meterd.v1.Accounts/ClaimReward": _METER,
+    "/meterd.v1.Accounts/SetTopUp": _ADMIN,
+    "/meterd.v1.Accounts/DeleteTopUp": _ADMIN,
     "/meterd.v1.Accounts/SetLimit": _ADMIN,
     "/meterd.v1.Accounts/DeleteLimit": _ADMIN,
     "/meterd.v1.Accounts/ListLimits": _ALL,

@@ -104,7 +104,11 @@ class Engine:
             clock_ms=now_ms,
         )
         self.limits = limits.Limits(
-            definitions_=definitions.Limits(connections), store=self.ledger, hydrator=self.hydrator, reach_=self.reach
+            definitions_=definitions.Limits(connections),
+            store=self.ledger,
+            hydrator=self.hydrator,
+            reach_=self.reach,
+            catalogs_=self.catalogs,
         )
         self.stripe = outgoing.opened(
             settings.stripe_api_key,
@@ -177,6 +181,8 @@ class Engine:
         )
         self.renewer = renewer
         self._run("renewer", renewer.run(self._stop), stop)
+        follower = limits.Follower(self.connections, limits_=self.limits)
+        self._run("limits", follower.run(self._stop), stop)
         deliverer = webhooks.Deliverer(self.connections, allow_private=settings.webhooks_allow_private, clock_ms=now_ms)
         self.deliverer = deliverer
         self._run("webhooks", deliverer.run(self._stop), stop)

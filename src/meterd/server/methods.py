@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from meterd.billing import service as billing
-from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions
+from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions, top_ups
 from meterd.server import auth
 from meterd_client.v1 import accounts_pb2, billing_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
@@ -53,6 +53,7 @@ def unary(
     plan: subscriptions.Subscriptions,
     moves: movements.Movements,
     bounds: limits.Limits,
+    topped: top_ups.TopUps,
     bills: billing.Billing,
 ) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
@@ -80,6 +81,8 @@ def unary(
         f"/{ACCOUNTS}/Transfer": moves.transfer,
         f"/{ACCOUNTS}/ClawBack": moves.claw_back,
         f"/{ACCOUNTS}/ClaimReward": moves.claim_reward,
+        f"/{ACCOUNTS}/SetTopUp": topped.set_top_up,
+        f"/{ACCOUNTS}/DeleteTopUp": topped.delete_top_up,
         f"/{ACCOUNTS}/SetLimit": bounds.set_limit,
         f"/{ACCOUNTS}/DeleteLimit": bounds.delete_limit,
         f"/{ACCOUNTS}/ListLimits": bounds.list_limits,
