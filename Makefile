@@ -1,10 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup run test check bench proto lock fmt clean
+.PHONY: help setup run test check bench proto lock fmt stripe-dev clean
 
 help: ## Print what there is
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/ready ## Create .venv with the locked dependencies
 
@@ -31,6 +31,9 @@ lock: setup ## Resolve the locked dependencies anew
 
 fmt: setup ## Format the code
 	@$(BIN)/ruff check -q --fix . && $(BIN)/ruff format -q .
+
+stripe-dev: setup ## Take in the webhooks of a Stripe account in test mode, through the Stripe CLI
+	@scripts/stripe-dev
 
 clean: ## Remove what setup and runs left behind
 	@rm -rf clients/*/node_modules clients/*/dist clients/*/build .venv .meterd .pytest_cache .ruff_cache .hypothesis

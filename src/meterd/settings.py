@@ -60,15 +60,36 @@ class Settings:
     postgres_connections_max: int = 10
     # Webhooks may lead to private and loopback addresses, and to plain http: for one's own network only.
     webhooks_allow_private: bool = False
+    # A secret or restricted key; without one nothing can be sold. Its mode has to be the one that stripe_livemode says.
+    stripe_api_key: str = ""
+    # Another address than Stripe's own, such as a proxy's.
+    stripe_api_base: str = ""
+    # For each try of a call to Stripe.
+    stripe_timeout_ms: int = 10_000
+    # Real money. A tenant is of one mode for ever.
+    stripe_livemode: bool = False
+    # What `meterd stripe serve` listens on, and whose money it hears of.
+    stripe_listen: str = "127.0.0.1:8262"
+    stripe_tenant: str = ""
+    # The connected account (acct_…) whose events these are; empty: the endpoint is of the account itself.
+    stripe_account: str = ""
+    # Of the endpoint, whsec_…; several, separated by spaces or commas, while one is rolled.
+    stripe_webhook_secrets: str = ""
+    # How old a signature may be, and how far ahead. From 1 to 300.
+    stripe_tolerance_s: int = 300
+    # Freezes an account while a dispute is open, and for good if it is lost.
+    stripe_freeze_disputed: bool = False
     log_level: str = "info"
     # "text" for people, "json" for machines.
     log_format: str = "text"
 
     def __repr__(self) -> str:
         shown = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-        return f"Settings({', '.join(f'{name}={masked(value)!r}' for name, value in shown)})"
+        return f"Settings({', '.join(f'{name}={_shown(name, value)!r}' for name, value in shown)})"
 
 
+# Settings that are secrets as a whole.
+_SECRETS = frozenset(("stripe_api_key", "stripe_webhook_secrets"))
 _MINIMA = {
     # The sweeper, clocks and retries need a margin over the longest time that an answer may be under way.
     "tombstone_ttl_ms": 60_000,
@@ -78,6 +99,8 @@ _MINIMA = {
     "lame_duck_ms": 0,
     "drain_ms": 0,
     "postgres_connections_max": 2,
+    "stripe_timeout_ms": 100,
+    "stripe_tolerance_s": 1,
 }
 _CHOICES = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("text", "json")}
 
@@ -85,6 +108,10 @@ _CHOICES = {"log_level": ("debug", "info", "warning", "error"), "log_format": ("
 # A password in a URL's user part (up to the last @, since it may itself have one), and as a parameter of a URL or a libpq string.
 _URL_PASSWORD = re.compile(r"(://[^:/@\s]*:)\S+@")
 _PARAMETER_PASSWORD = re.compile(r"\b(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^&\s]+)", re.IGNORECASE)
+
+
+def _shown(name: str, value: Any) -> Any:
+    return "***" if value and name in _SECRETS else masked(value)
 
 
 def masked(value: Any) -> Any:

@@ -286,15 +286,32 @@ def test_a_redis_that_lost_everything_is_built_anew_from_postgres(
         app.apply(CATALOG % 2)
         _funded(app, "org", 100)
         _limit(app, "org", "cap", types_pb2.LIMIT_SUBJECT_ACCOUNT, 20)
-        assert app.charge("org", feature="action").balance.available_micros == 98 * CREDIT
+        key = installation.new_id()
+        charged = app.charge("org", feature="action", idempotency_key=key)
+        assert charged.balance.available_micros == 98 * CREDIT
         ended = app.reserve("org", credits=types_pb2.CreditsCharge(amount_micros=16 * CREDIT)).hold
-        assert app.commit(ended.hold_id).settlement.charged_micros == 16 * CREDIT
+        committed = app.commit(ended.hold_id)
+        assert committed.settlement.charged_micros == 16 * CREDIT
         app.settled("org")
         made.valkey.kill()
         made.valkey.empty()
         made.valkey.start()
         made.meterd("recover")
         processes.wait_until(made.is_serving, "health SERVING")
+        assert app.credits("org") == 82
+        # Who did not hear the answers asks again: the new Redis knows of neither, and charges nothing.
+        for first, again in (
+            (charged, app.charge("org", feature="action", idempotency_key=key)),
+            (committed, app.commit(ended.hold_id)),
+        ):
+            assert (first.replayed, again.replayed) == (False, True)
+            assert again.settlement.settlement_id == first.settlement.settlement_id
+            assert again.settlement.charged_micros == first.settlement.charged_micros
+        dearer = types_pb2.CreditsCharge(amount_micros=3 * CREDIT)
+        other = metering_pb2.ChargeRequest(idempotency_key=key, account_id="org", credits=dearer)
+        assert app.client.refused("Charge", other)[0] == grpc.StatusCode.ALREADY_EXISTS
+        other = metering_pb2.CommitRequest(hold_id=ended.hold_id, amount_micros=3 * CREDIT)
+        assert app.client.refused("Commit", other)[0] == grpc.StatusCode.ALREADY_EXISTS
         assert app.credits("org") == 82
         # The limit knows what was used before.
         assert app.charge("org", feature="action").balance.available_micros == 80 * CREDIT

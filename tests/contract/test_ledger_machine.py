@@ -21,6 +21,10 @@ from tests import ledgers
 T = TypeVar("T")
 
 ADDRESS = ids.account_address("t", "acct")
+# Who gets what the account gives away.
+FRIEND = ids.account_address("t", "friend")
+# GRANT_CATEGORY_ALLOWANCE and GRANT_CATEGORY_GIFT.
+ALLOWANCE, GIFT = 3, 5
 # A small pool, so that ids meet again.
 IDS = [ids.uuid7(ledgers.START_MS) for _ in range(6)]
 AMOUNTS = st.one_of(
@@ -58,7 +62,13 @@ LIMITS = (
     (limits.Subject.FEATURE, limits.Metric.ACTIONS, limits.Window.ROLLING_HOUR),
     (limits.Subject.MODEL, limits.Metric.TOKENS, limits.Window.HOUR),
     (limits.Subject.MODEL, limits.Metric.COST, limits.Window.LIFETIME),
+    (limits.Subject.ACCOUNT, limits.Metric.CREDITS, limits.Window.PERIOD),
 )
+# A billing month that turns 23 hours after the start.
+PERIOD: dict[str, Any] = {
+    "period": "billing_month",
+    "anchor_ms": ledgers.START_MS - 30 * ledger.DAY_MS - 3_600_000,
+}
 
 
 def comparable(outcome: Any) -> Any:
@@ -93,6 +103,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_hold = IDS[0]
         # A limit that comes back is another one.
         self.limit_numbers: dict[int, int] = {}
+        # What was given away, by the charge's id, and in the order of the gifts.
+        self.given: dict[uuid.UUID, int] = {}
         self.last: tuple[str, tuple[Any, ...]] = ("expire_grants", (ADDRESS,))
 
     def wait(self, call: Awaitable[T]) -> T:
@@ -107,10 +119,25 @@ class LedgerMachine(RuleBasedStateMachine):
         outcomes: list[Any] = []
         for book in (self.exact, self.real.book):
             try:
-                outcomes.append(comparable(self.wait(getattr(book, verb)(*args))))
+                outcomes.append(self.wait(getattr(book, verb)(*args)))
             except errors.MeterdError as exc:
-                outcomes.append(comparable(exc))
-        assert outcomes[0] == outcomes[1], verb
+                outcomes.append(exc)
+        assert comparable(outcomes[0]) == comparable(outcomes[1]), verb
+        if verb == "charge" and isinstance(outcomes[1], ledger.Settled):
+            self.give(args[0], outcomes[1])
+
+    def give(self, command: ledger.Charge, settled: ledger.Settled) -> None:
+        """The other end of a transfer: a grant that is keyed by the debit. It is made anew with each replay, as after a crash."""
+        if not settled.replayed and command.overage == ledger.Overage.TRANSFER and settled.charged_micros:
+            # Servers ask for room before the debit.
+            assert settled.charged_micros + sum(self.given.values()) <= money.AMOUNT_MAX_MICROS
+            self.given[command.charge] = settled.charged_micros
+        if command.charge in self.given:
+            number = list(self.given).index(command.charge) + 1
+            gift = ledgers.grant_change(number, self.given[command.charge], wallet="gifts", category=GIFT)
+            last = self.last
+            self.both("apply", FRIEND, gift)
+            self.last = last
 
     @initialize(
         overage=st.sampled_from([ledger.Overage.CAP, ledger.Overage.DRAW, ledger.Overage.OVERDRAFT]),
@@ -120,6 +147,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def open_account(self, overage: ledger.Overage, overdraft: int, strict: bool) -> None:
         state = ledgers.account_state(overage=overage, overdraft_limit_micros=overdraft, strict_expiry=strict)
         self.both("load", state)
+        self.both("load", ledgers.account_state("friend"))
         self.grant(500, "default", 1, 0, 0, 0)
         self.hold(IDS[0], 100)
 
@@ -143,6 +171,31 @@ class LedgerMachine(RuleBasedStateMachine):
             expires_ms=self.real.now_ms + expires if expires else 0,
         )
         self.both("apply", ADDRESS, change)
+
+    @rule(amount=st.integers(1, 400), length_ms=st.sampled_from([1_000, 60_000, ledger.DAY_MS]), wallet=WALLETS)
+    def grant_two_periods(self, amount: int, length_ms: int, wallet: str) -> None:
+        """An allowance, and ahead of time the next period's: the clock alone turns the one into the other."""
+        begin_ms, free = self.real.now_ms, [self.free(wallet)]
+        for start_ms in (begin_ms, begin_ms + length_ms):
+            self.change_no += 1
+            change = ledgers.grant_change(
+                self.change_no,
+                amount,
+                wallet=wallet,
+                category=ALLOWANCE,
+                effective_ms=start_ms,
+                expires_ms=start_ms + length_ms,
+            )
+            self.both("apply", ADDRESS, change)
+            free.append(self.free(wallet))
+        # The next period's lets nobody spend more today.
+        assert free[1] == free[2]
+
+    def free(self, wallet: str) -> int:
+        state = self.wait(self.real.book.account(ADDRESS))
+        assert state is not None
+        found = [one for one in state.wallets if one.wallet == wallet]
+        return ledger.available_micros(found[0], self.real.now_ms) if found else 0
 
     @rule(back=st.integers(0, 3), wallet=WALLETS)
     def apply_a_grant_again(self, back: int, wallet: str) -> None:
@@ -205,7 +258,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.both("apply", ADDRESS, change)
 
     @rule(
-        caps=st.lists(st.sampled_from([None, None, 0, 60, 300, 2**53 - 1]), min_size=8, max_size=8),
+        caps=st.lists(st.sampled_from([None, None, 0, 60, 300, 2**53 - 1]), min_size=9, max_size=9),
         observe=st.booleans(),
     )
     def change_limits(self, caps: list[int | None], observe: bool) -> None:
@@ -214,7 +267,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.limit_numbers = {place: number for place, number in numbers.items() if caps[place] is not None}
         defined = [
             ledgers.limit(
-                numbers[place], cap, subject=subject, metric=metric, window=window, observe=observe and place < 4
+                numbers[place],
+                cap,
+                subject=subject,
+                metric=metric,
+                window=window,
+                observe=observe and place < 4,
+                **(PERIOD if window == limits.Window.PERIOD else {}),
             )
             for place, (subject, metric, window) in enumerate(LIMITS)
             if (cap := caps[place]) is not None
@@ -316,6 +375,16 @@ class LedgerMachine(RuleBasedStateMachine):
         command = ledgers.charge(key, amount, wallet=wallet, digest=digest, overage=overage, terms=terms, detail=detail)
         self.both("charge", command)
 
+    @rule(
+        key=st.sampled_from([ids.uuid7(ledgers.START_MS) for _ in range(3)]),
+        amount=st.one_of(st.integers(1, 60), st.integers(1, 1_000)),
+        wallet=WALLETS,
+    )
+    def transfer(self, key: uuid.UUID, amount: int, wallet: str) -> None:
+        """As charge, which gives away too, but of amounts that are often there."""
+        terms = b'{"item":"transfer:friend","to":"friend"}'
+        self.both("charge", ledgers.charge(key, amount, wallet=wallet, overage=ledger.Overage.TRANSFER, terms=terms))
+
     @rule(hold=HOLDS)
     def expire(self, hold: uuid.UUID | None) -> None:
         self.both("expire", ADDRESS, hold or self.last_hold)
@@ -336,22 +405,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def states_agree_and_are_conserved(self) -> None:
-        states: list[ledger.AccountState | None] = [
-            self.wait(self.exact.account(ADDRESS)),
-            self.wait(self.real.book.account(ADDRESS)),
-        ]
-        exact, real = states
-        if exact is None or real is None:
-            assert exact is None and real is None
-            return
-        names = {wallet.wallet: wallet for wallet in real.wallets}
-        assert {wallet.wallet: comparable(wallet) for wallet in exact.wallets} == {
-            name: comparable(wallet) for name, wallet in names.items()
-        }
-        assert comparable(dataclasses.replace(exact, wallets=())) == comparable(dataclasses.replace(real, wallets=()))
-        worth = sum(sum(g.available_micros for g in w.grants) - w.debt_micros for w in real.wallets)
-        ended = real.spent_micros + real.expired_micros + real.revoked_micros
-        assert real.granted_micros == worth + real.held_micros + ended
+        for address in (ADDRESS, FRIEND):
+            exact = self.wait(self.exact.account(address))
+            real = self.wait(self.real.book.account(address))
+            if exact is None or real is None:
+                assert exact is None and real is None
+                continue
+            assert {wallet.wallet: comparable(wallet) for wallet in exact.wallets} == {
+                wallet.wallet: comparable(wallet) for wallet in real.wallets
+            }
+            assert comparable(dataclasses.replace(exact, wallets=())) == comparable(
+                dataclasses.replace(real, wallets=())
+            )
+            worth = sum(sum(g.available_micros for g in w.grants) - w.debt_micros for w in real.wallets)
+            ended = real.spent_micros + real.expired_micros + real.revoked_micros
+            assert real.granted_micros == worth + real.held_micros + ended
+
+    @invariant()
+    def what_was_given_away_arrived_once(self) -> None:
+        friend = self.wait(self.real.book.account(FRIEND))
+        assert friend is None or friend.granted_micros == sum(self.given.values())
 
     @invariant()
     def limits_agree(self) -> None:
@@ -383,7 +456,7 @@ def test_random_histories_agree(redis_url: str) -> None:
     )
 
 
-@pytest.mark.parametrize("broken", ["replay", "burn order", "limits"])
+@pytest.mark.parametrize("broken", ["replay", "burn order", "limits", "periods", "transfers"])
 def test_the_machine_finds_a_broken_ledger(redis_url: str, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is worth its time only if it fails on a ledger that is wrong."""
     if broken == "replay":
@@ -394,6 +467,20 @@ def test_the_machine_finds_a_broken_ledger(redis_url: str, broken: str, monkeypa
             return dataclasses.replace(outcome, replayed=False) if isinstance(outcome, ledger.Settled) else outcome
 
         monkeypatch.setattr(memory.MemoryLedger, "commit", commit)
+    elif broken == "transfers":
+        originally = memory.MemoryLedger.charge
+
+        async def charge(self: memory.MemoryLedger, command: ledger.Charge) -> ledger.ChargeOutcome:
+            is_transfer = command.overage == ledger.Overage.TRANSFER
+            return await originally(
+                self, dataclasses.replace(command, overage=ledger.Overage.DRAW) if is_transfer else command
+            )
+
+        monkeypatch.setattr(memory.MemoryLedger, "charge", charge)
+    elif broken == "periods":
+        monkeypatch.setattr(
+            "meterd.core.memory_state.Grant.is_active", lambda grant, now_ms: not grant.is_expired(now_ms)
+        )
     elif broken == "limits":
         monkeypatch.setattr("meterd.core.limits.slot_ms", lambda shape: shape.length_ms // shape.slots + 1)
     else:

@@ -60,7 +60,7 @@ CASES = [
                 "https://169.254.169.254/latest",
                 "https://a@example.com/",
                 "https://example.com/" + "a" * 2_048,
-                "https://ex🦊.com/",
+                "https://🦊.com/",
                 "https://example.com/\r\nx: y",
             )
         ),

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from meterd.core import events as core_events
 from meterd.core import ids
 from meterd.meter import alerts, flusher
 from meterd.postgres import catalog, events
@@ -270,61 +269,3 @@ async def test_old_events_go_and_waiting_ones_stay(world: outbox.World) -> None:
     assert await events.prune(world.pool, world.now_ms, count_max=10) == 0
     assert await events.prune(world.pool, world.now_ms + DAY_MS, count_max=10) == 1
     assert await _told(world) == []
-
-
-def _limit(before: int, after: int) -> list[str]:
-    drafts = core_events.limit_crossings(
-        tenant_id="t",
-        account_no=1,
-        account_id="a",
-        limit_id="daily",
-        subject="user:u1",
-        window="2026-11-21",
-        metric="credits",
-        used_before=before,
-        used_after=after,
-        used_max=1000,
-        resets_ms=0,
-        at_ms=1,
-    )
-    return [draft.type.value for draft in drafts]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        (0, 799, []),
-        (799, 800, ["limit.near"]),
-        (800, 999, []),
-        (999, 1000, ["limit.reached"]),
-        (0, 1000, ["limit.near", "limit.reached"]),
-        (1000, 1001, []),
-        (1000, 500, []),
-    ],
-)
-def test_a_limit_is_told_of_at_80_and_100_percent(before: int, after: int, expected: list[str]) -> None:
-    assert _limit(before, after) == expected
-
-
-async def test_a_level_of_a_limit_is_told_once_in_its_window(world: outbox.World) -> None:
-    await world.writer("a", 10)
-    account_no = await world.pool.fetchval("SELECT account_no FROM accounts")
-    counts: list[int] = []
-    for window in ("2026-11-21", "2026-11-21", "2026-11-22"):
-        drafts = core_events.limit_crossings(
-            tenant_id="t",
-            account_no=account_no,
-            account_id="a",
-            limit_id="daily",
-            subject="user:u1",
-            window=window,
-            metric="credits",
-            used_before=0,
-            used_after=9,
-            used_max=10,
-            resets_ms=world.now_ms,
-            at_ms=world.now_ms,
-        )
-        async with world.pool.acquire() as connection:
-            counts.append(await events.add(connection, drafts, world.now_ms))
-    assert counts == [1, 0, 1]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest_asyncio
 
+from meterd.core import catalog as offers
 from meterd.core import periods
 from meterd.meter import renewals, subscriptions
+from meterd.postgres import catalog, movements, pool, sql
 from meterd.server import engine
 from meterd_client.v1 import accounts_pb2, catalog_pb2
 from tests.integration import serving
@@ -190,3 +193,41 @@ async def test_an_allowance_that_does_not_fit_waits_and_does_not_stop_the_others
         assert len(await world.allowances(account_id="full")) == 2
     finally:
         await connection.close()
+
+
+# $5 times, the last one at $2 and the others a second apart before it.
+_CHARGE = """
+    INSERT INTO ledger SELECT account_no, tenant_id, at, 'H', gen_random_uuid(), '', 1, $5 - g + 1, at, at, 0, '1-0',
+        'default', 0, 0, $3, 0, 0, 0, 0, '{}', '{}', '{}', 0, 0, 0, 0, 0, $4, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 0,
+        NULL, NULL, NULL, '', ''
+    FROM accounts, generate_series($5, 1, -1) AS g, LATERAL (SELECT $2::timestamptz - make_interval(secs => g - 1)) AS t (at)
+    WHERE account_id = $1
+"""
+_TRANSFER = 6
+
+
+async def test_achievers_are_looked_for_among_those_who_were_charged_lately(database: str) -> None:
+    connections = await pool.create(database)
+    made = catalog.Catalog(connections, partitions=64)
+    await made.create_tenant("acme")
+    now = datetime.datetime.now(datetime.UTC)
+    for name, ago_s, spent, overage, count in (
+        ("early", 60 * 60, 100, 0, 20_000),
+        ("late", 0, 100, 0, 1),
+        ("poor", 0, 99, 0, 1),
+        ("giver", 0, 100, _TRANSFER, 1),
+    ):
+        await made.create_account(catalog.NewAccount(tenant_id="acme", account_id=name))
+        at = now - datetime.timedelta(seconds=ago_s)
+        await connections.execute(_CHARGE, name, at, spent, overage, count)
+        await connections.execute("UPDATE accounts SET spent_micros = $2 WHERE account_id = $1", name, spent)
+    reward = offers.Reward(reward_id="spent", name="", amount_micros=1, kind=offers.ONCE, lifetime_spent_micros=100)
+    assert sorted(await movements.reached(connections, "acme", reward, count_max=9)) == ["early", "late"]
+    assert await movements.reached(connections, "acme", reward, count_max=9, within_s=60) == ["late"]
+    # Whatever the tenant's size, only what is young is read.
+    await connections.execute("ANALYZE ledger")
+    async with pool.as_tenant(connections, "acme") as connection:
+        query = f"EXPLAIN {sql.read('plans')['reached_lately']}"
+        plan = [line[0] for line in await connection.fetch(query, "acme", 100, "spent", 9, 60.0)]
+    assert any("flushed_at_idx" in line for line in plan), plan
+    await connections.close()

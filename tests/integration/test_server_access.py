@@ -19,12 +19,16 @@ from meterd.core import errors, ids
 from meterd.postgres import keys, pool
 from meterd.server import app, auth, methods, options
 from meterd_client.v1 import accounts_pb2, metering_pb2
-from tests.integration import bad_events, bad_input, serving
+from tests.integration import bad_credit, bad_events, bad_input, serving
 
 UNKNOWN = "mk_" + "A" * 43
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 SERVICES = [f"meterd.v1.{name}" for name in ("Accounts", "Catalog", "Events", "Metering", "Reports")]
 DENIED = grpc.StatusCode.PERMISSION_DENIED
+NOT_OF_AN_ACCOUNT = (
+    *("Estimate", "CreateAccount", "Revenue", "TopAccounts", "CreateWebhook", "ListWebhooks"),
+    *("GetCatalog", "ApplyCatalog"),
+)
 
 
 @pytest_asyncio.fixture
@@ -121,12 +125,13 @@ async def test_a_tenant_sees_and_touches_nothing_of_another(scene: serving.Scene
         client, thief = server.client(ours.key), server.client(theirs.key)
         world = await made(client, thief)
         await bad_events.add_webhooks(world, thief)
+        await bad_credit.add_offers(world, thief)
         before = await contents.now()
         requests = {
             name: bad_input.request_of(name, world, {})
             for name in bad_input.GOOD
             # What is not about an account has a test of its own.
-            if name not in ("Estimate", "CreateAccount", "Revenue", "TopAccounts", "CreateWebhook", "ListWebhooks")
+            if name not in NOT_OF_AN_ACCOUNT
         }
         requests["Estimate"] = metering_pb2.EstimateRequest(account_id=world.account_id, credits=bad_input.credits(1))
         for name, request in requests.items():

@@ -13,12 +13,13 @@ import redis
 
 from meterd.embedded import postgres
 from meterd.server import methods
-from tests.integration import bad_events, bad_input, serving
+from tests.integration import bad_credit, bad_events, bad_input, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
-CASES = [*bad_input.CASES, *bad_events.CASES]
+CASES = [*bad_input.CASES, *bad_events.CASES, *bad_credit.CASES]
+EMPTY = bad_events.EMPTY | bad_credit.EMPTY
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,6 +60,7 @@ async def scene(dsn: str, redis_server_url: str, tmp_path_factory: pytest.TempPa
         world = await bad_input.made_world(server.client(key), server.client(other), "acct")
         for made in (fresh, world):
             await bad_events.add_webhooks(made, server.client(other))
+            await bad_credit.add_offers(made, server.client(other))
         yield Scene(world=world, fresh=fresh, contents=contents, before=await contents.now())
 
 
@@ -84,7 +86,7 @@ async def test_bytes_that_are_no_message_are_the_clients_fault(scene: Scene, nam
 
 @pytest.mark.parametrize("name", sorted(bad_input.GOOD))
 async def test_an_empty_message_writes_nothing(scene: Scene, name: str) -> None:
-    if name in bad_events.EMPTY:
+    if name in EMPTY:
         await scene.world.client.call(name, b"")
     else:
         assert (await scene.world.client.refused(name, b"")).code is BAD
@@ -94,6 +96,6 @@ async def test_an_empty_message_writes_nothing(scene: Scene, name: str) -> None:
 async def test_the_cases_spoil_requests_that_are_answered(scene: Scene) -> None:
     """Otherwise a case could be refused for another reason than its own. On an account of its own."""
     assert bad_input.GOOD.keys() == {path.rpartition("/")[2] for path in methods.declared()}
-    for name in [*bad_input.ORDER, *bad_events.GOOD]:
+    for name in [*bad_input.ORDER, *bad_events.GOOD, *bad_credit.GOOD]:
         await scene.fresh.client.call(name, bad_input.request_of(name, scene.fresh, {}))
     assert await scene.changed() != []

@@ -373,10 +373,10 @@ def test_a_public_address_is_told(text: str) -> None:
         "https://[::1]:8443/",
         "https://localhost/",
         "https://metadata.google.internal/",
-        "https://exa mple.com/",
+        "https:// example.com/",
         "https://example.com:99999/",
         "https://example.com\\@evil.example/",
-        "https://exämple.com/",
+        "https://äxample.com/",
         "https://example.com/" + "a" * 2048,
     ],
 )

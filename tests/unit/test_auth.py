@@ -16,7 +16,7 @@ import pytest
 from meterd.core import errors
 from meterd.postgres import keys
 from meterd.server import auth
-from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
+from meterd_client.v1 import accounts_pb2, billing_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 NOW_MS = 1_800_000_000_000
 
@@ -381,7 +381,7 @@ async def test_no_key_is_shown_or_logged(world: World, caplog: pytest.LogCapture
 def test_every_method_of_all_services_has_roles_and_no_other_method_has() -> None:
     methods = {
         f"/{service.full_name}/{method.name}"
-        for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2)
+        for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2, billing_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
@@ -401,10 +401,11 @@ def test_the_database_and_the_methods_know_the_same_roles() -> None:
 OF_ONE_ACCOUNT = {"GetBalance", "Watch", "ListTransactions", "GetSubscription", "GetCatalog"}
 ADMIN_ONLY = {
     "CreateToken",
-    *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack"),
+    *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack", "SetTopUp", "DeleteTopUp"),
     *("Subscribe", "UpdateSubscription", "CancelSubscription", "ApplyCatalog"),
     *("SetLimit", "DeleteLimit"),
     *("CreateWebhook", "DeleteWebhook", "RotateWebhookSecret", "ReplayEvents", "SetLowBalance"),
+    *("CreateCheckoutSession", "CreatePaymentIntent", "CreatePortalSession", "CancelPurchase", "CancelBilling"),
 }
 
 

@@ -50,7 +50,8 @@ def test_the_same_content_has_no_changes() -> None:
         ("rates:", "credit_value_usd: 0.01\nrates:", "credit_value_usd none → 0.01"),
         ("rates:", "account: {welcome_bonus: 10}\nrates:", "account.welcome_bonus none → 10"),
         ("rates:", "margins: {default: 2}\nrates:", "margins.default none → 2"),
-        ("rates:", "limits: [{window: day}]\nrates:", 'limit: new {"window":"day"}'),
+        ("rates:", "limits: [{id: day, window: day, amount: 2.5}]\nrates:",
+         "limit day: new (subject account, metric credits, window day, amount 2.5, mode enforce)"),
         ("letter: {credits: 12}, search: {credits: 1}", "search: {credits: 1}, letter: {credits: 12}", "features: in another order"),
     ],
 )  # fmt: skip

@@ -51,7 +51,10 @@ def test_everything_that_a_file_can_say_is_read() -> None:
           daily: {name: Daily, kind: day, credits: 1, weekly_cap: 5, wallet: chat}
           first: {name: First, kind: once, credits: 2, lifetime_spent: 100}
         limits:
-          - {metric: credits, window: day, max: 5}
+          - {id: day, window: day, amount: 5.000001}
+          - {id: keys, subject: key, value: web, metric: cost, window: rolling-month, amount: 20, mode: observe}
+          - {id: tokens, subject: user, metric: tokens, window: operation, amount: 9007199254740991}
+          - {id: parallel, subject: user, metric: open-holds, amount: 0}
         """)
     assert found == catalog.Catalog(
         version=found.version,
@@ -120,7 +123,22 @@ def test_everything_that_a_file_can_say_is_read() -> None:
                 reward_id="first", name="First", kind="once", amount_micros=2_000_000, lifetime_spent_micros=100_000_000
             ),
         ),
-        limits=({"metric": "credits", "window": "day", "max": "5"},),
+        limits=(
+            catalog.LimitDefault(limit_id="day", subject="account", metric="credits", window="day", cap=5_000_001),
+            catalog.LimitDefault(
+                limit_id="keys",
+                subject="key",
+                value="web",
+                metric="cost",
+                window="rolling-month",
+                cap=20_000_000,
+                observe=True,
+            ),
+            catalog.LimitDefault(
+                limit_id="tokens", subject="user", metric="tokens", window="operation", cap=9007199254740991
+            ),
+            catalog.LimitDefault(limit_id="parallel", subject="user", metric="open-holds", window="lifetime", cap=0),
+        ),
     )
     assert catalog.from_document(catalog.to_document(found)) == found
 
@@ -194,6 +212,21 @@ def test_equal_content_has_an_equal_version() -> None:
         ("margins: {default: 0}", 1, "margins.default", "must be a factor greater than 0"),
         ("credit_value_usd: 0", 1, "credit_value_usd", "must be greater than 0"),
         ("limits: {a: b}", 1, "limits", "must be a list"),
+        ("limits:\n  - {id: a, window: day, amount: 1}\n  - {window: day, amount: 1}", 3, "limits[1].id", "is missing"),
+        ("limits:\n  - {id: a, window: day, amount: 1}\n  - {id: a, window: day, amount: 1}", 3, "limits[1].id", "a stands here twice"),
+        ("limits:\n  - {id: a, window: day}", 2, "limits[0].amount", "is missing"),
+        ("limits:\n  - {id: a, amount: 1}", 2, "limits[0].window", "is missing"),
+        ("limits:\n  - {id: a, window: week, amount: 1}", 2, "limits[0].window", "'week' is not one of minute, hour, day"),
+        ("limits:\n  - {id: a, window: day, amount: -1}", 2, "limits[0].amount", "must not be negative"),
+        ("limits:\n  - {id: a, window: day, amount: 0.0000001}", 2, "limits[0].amount", "at most 6 decimals"),
+        ("limits:\n  - {id: a, window: day, metric: actions, amount: 1.5}", 2, "limits[0].amount", "must be a whole number"),
+        ("limits:\n  - {id: a, window: day, metric: dollars, amount: 1}", 2, "limits[0].metric", "'dollars' is not one of credits,"),
+        ("limits:\n  - {id: a, window: day, subject: org, amount: 1}", 2, "limits[0].subject", "'org' is not one of account,"),
+        ("limits:\n  - {id: a, window: day, amount: 1, value: x}", 2, "limits[0].value", "is for other subjects than account"),
+        ("limits:\n  - {id: a, window: day, amount: 1, mode: maybe}", 2, "limits[0].mode", "is not one of enforce, observe"),
+        ("limits:\n  - {id: a, window: day, metric: open-holds, amount: 1}", 2, "limits[0].window", "while they are open"),
+        ("limits:\n  - {id: a, window: day, amount: 1, max: 2}", 2, "limits[0].max", "unknown field; known are id, subject,"),
+        ("limits: [" + ", ".join(f"{{id: l{at}, window: day, amount: 1}}" for at in range(17)) + "]", 1, "limits", "more than 16 entries"),
         ("a: b: c", 1, "", "not YAML"),
         ("features: {", 1, "", "not YAML"),
         ("features: &f {}\nrates: *f", 2, "*f", "aliases are not supported"),

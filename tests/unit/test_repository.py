@@ -19,7 +19,7 @@ from meterd import settings
 from meterd.cli import __main__ as cli
 from meterd.postgres import migrate
 from meterd.server import app, engine
-from meterd_client.v1 import accounts_pb2, metering_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -44,10 +44,12 @@ TEXT_SUFFIXES = (
     "",
 )
 SKIPPED = {".git", ".venv", ".meterd", "node_modules", "__pycache__", "dist", "build", "secrets"}
-# Names that examples, loopback and public references may have.
+# Names that examples, loopback and public references may have; those of clouds' metadata are known to all attackers.
 HOSTS_ALLOWED = re.compile(
-    r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org"
-    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|(?:[a-z]+\.)?example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test)\Z"
+    r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org|www\.standardwebhooks\.com"
+    r"|169\.254\.169\.254|metadata\.google\.internal"
+    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|(?:[a-z]+\.)?example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test"
+    r"|(?:api|docs)\.stripe\.com)\Z"
 )
 
 
@@ -82,9 +84,16 @@ def _subcommands() -> dict[str, click.Command]:
     for name in cli.main.list_commands(context):
         command = cli.main.get_command(context, name)
         assert command is not None, name
-        found[name] = command
-        if isinstance(command, click.Group):
-            found |= {f"{name} {inner}": part for inner, part in command.commands.items()}
+        found |= _within(name, command)
+    return found
+
+
+def _within(name: str, command: click.Command) -> dict[str, click.Command]:
+    """The command and what is below it."""
+    found = {name: command}
+    if isinstance(command, click.Group):
+        for inner, part in command.commands.items():
+            found |= _within(f"{name} {inner}", part)
     return found
 
 
@@ -118,7 +127,7 @@ def test_every_command_that_the_documents_call_exists_with_its_options() -> None
     assert len(calls) > 30
     for where, words in calls:
         names = [word for word in words if not word.startswith("-")]
-        name = next((" ".join(names[:count]) for count in (2, 1) if " ".join(names[:count]) in known), "")
+        name = next((" ".join(names[:count]) for count in (3, 2, 1) if " ".join(names[:count]) in known), "")
         assert name or words[0] in ("--version", "--help"), where
         for word in words:
             if word.startswith("-"):
@@ -165,7 +174,7 @@ def test_every_variable_of_the_tools_is_in_the_operators_manual() -> None:
 
 def test_every_method_of_the_protos_is_told_of() -> None:
     text = _text("README.md") + _text("CHANGELOG.md") + _text("docs/ARCHITECTURE.md")
-    for module in (metering_pb2, accounts_pb2):
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             proto = _text(f"protos/{module.DESCRIPTOR.name}")
             for method in service.methods:
@@ -204,15 +213,15 @@ def test_sources_that_the_documents_name_are_there() -> None:
 
 def test_make_targets_that_the_documents_name_are_there() -> None:
     makefile = _text("Makefile")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.M))
     for document in DOCUMENTS:
-        for target in re.findall(r"(?:^|`|\n)make ([a-z]+)\b", document.read_text(encoding="utf-8")):
+        for target in re.findall(r"(?:^|`|\n)make ([a-z-]+)\b", document.read_text(encoding="utf-8")):
             assert target in targets, f"{document.name}: make {target}"
-    assert len(re.findall(r"^[a-z]+:.*## ", makefile, re.M)) <= 12
+    assert len(re.findall(r"^[a-z-]+:.*## ", makefile, re.M)) <= 12
 
 
 def test_what_the_makefile_runs_is_there() -> None:
-    for script in re.findall(r"\bscripts/[a-z]+", _text("Makefile") + _text(".ci/run")):
+    for script in re.findall(r"\bscripts/[a-z-]+", _text("Makefile") + _text(".ci/run")):
         assert (ROOT / script).stat().st_mode & 0o100, script
 
 
@@ -304,11 +313,14 @@ def test_compose_waits_for_an_orderly_stop() -> None:
 
 def test_the_metrics_that_a_server_shows_are_those_of_the_manual() -> None:
     sources = "".join(pathlib.Path(module.__file__ or "").read_text(encoding="utf-8") for module in (app, engine))
-    sources += _text("src/meterd/server/metrics.py")
+    sources += _text("src/meterd/server/metrics.py") + _text("src/meterd/server/stripe_app.py")
     shown = set(re.findall(r'"(meterd_[a-z_]+)"', sources))
     told = {
         re.sub(r"_(?:total|info)\Z", "", name)
-        for name in re.findall(r"`?(meterd_[a-z_]+)(?![a-z_]*[@./])", _text("docs/OPERATING.md"))
+        for name in re.findall(
+            r"`?(meterd_[a-z_]+)(?![a-z_]*[@./])",
+            _text("docs/OPERATING.md") + "".join(re.findall(r"`meterd_stripe_[a-z_]+", _text("docs/STRIPE.md"))),
+        )
     }
     assert shown - told == set()
     assert told - shown - {"meterd_app", "meterd_worker"} == set()
@@ -359,7 +371,7 @@ def test_no_file_names_a_machine() -> None:
         text = file.read_text(encoding="utf-8", errors="replace")
         found = paths.search(text)
         assert found is None, f"{file.relative_to(ROOT)}: {text[found.start() : found.start() + 40] if found else ''}"
-        for host in re.findall(r"https?://(\[[^\]]+\]|[A-Za-z0-9.-]+)", text):
+        for host in re.findall(r"https?://(?:[^\s/\"'@]*@)?(\[[^\]]+\]|[A-Za-z0-9.-]+)", text):
             assert HOSTS_ALLOWED.match(host.lower()), f"{file.relative_to(ROOT)}: {host}"
         for address in re.findall(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])", text):
             try:

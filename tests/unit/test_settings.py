@@ -37,6 +37,16 @@ VALUES: dict[str, tuple[str, Any]] = {
     "drain_ms": ("0", 0),
     "postgres_connections_max": ("2", 2),
     "webhooks_allow_private": ("on", True),
+    "stripe_api_key": ("sk_test_1", "sk_test_1"),
+    "stripe_api_base": ("http://127.0.0.1:12111", "http://127.0.0.1:12111"),
+    "stripe_timeout_ms": ("100", 100),
+    "stripe_livemode": ("true", True),
+    "stripe_listen": ("127.0.0.1:1", "127.0.0.1:1"),
+    "stripe_tenant": ("acme", "acme"),
+    "stripe_account": ("acct_1", "acct_1"),
+    "stripe_webhook_secrets": ("whsec_1 whsec_2", "whsec_1 whsec_2"),
+    "stripe_tolerance_s": ("1", 1),
+    "stripe_freeze_disputed": ("on", True),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
 }
@@ -176,4 +186,10 @@ def test_a_client_authority_without_tls_is_refused() -> None:
 def test_a_password_is_never_shown(url: str, shown: str) -> None:
     assert settings.masked(url) == shown
     made = settings.Settings(redis_url=url, postgres_dsn=url)
-    assert "s3" not in repr(made) and "s3" not in str(made) and "cret" not in f"{made}"
+    assert "s3" not in repr(made) and "s3" not in str(made) and "cret" not in f"{made}".replace("_secrets=", "")
+
+
+def test_secrets_of_stripe_are_never_shown() -> None:
+    made = settings.Settings(stripe_api_key="sk_test_1234", stripe_webhook_secrets="whsec_1234")
+    assert "1234" not in repr(made) and "1234" not in str(made)
+    assert "stripe_api_key='***'" in repr(made)

@@ -197,3 +197,72 @@ def test_whenever_it_is_looked_at_each_period_is_granted_at_most_once_and_covers
         assert found.period_no in [one.period_no for one in live]
         assert len(live) <= (2 if rollover else 1)
         assert found.due_ms > now_ms
+
+
+def changed(
+    plan: catalog.Plan, previous: subscriptions.Subscription | None, at_ms: int, *, has_trial: bool = False
+) -> subscriptions.Step:
+    """The first step of a plan to which the account changes, prorated."""
+    made = subscriptions.begin(
+        plan,
+        subscription_id=uuid.UUID(int=2),
+        tenant_id="t",
+        account_id="a",
+        account_no=1,
+        address="x",
+        source_id="",
+        has_trial=has_trial,
+        now_ms=at_ms,
+        anchor_ms=subscriptions.kept_anchor_ms(previous, plan, at_ms),
+    )
+    share = subscriptions.share_left(made, at_ms)
+    return subscriptions.advance(made, now_ms=at_ms, offered=plan, may_grant_ahead=True, share=share)
+
+
+BIG = dataclasses.replace(PLAN, plan_id="big", allowances=(catalog.Allowance(wallet="default", amount_micros=28_001),))
+
+
+def test_a_prorated_plan_goes_on_in_the_period_of_the_one_before_with_what_is_left_of_it() -> None:
+    before = advance(begun(), START_MS).subscription
+    # Of 28 days a quarter is left, and a part of a micro-credit is granted whole.
+    at_ms = ms("2026-02-21T10:00")
+    first = changed(BIG, before, at_ms)
+    assert granted(first) == [(1, 7_001, START_MS, ms("2026-02-28T10:00"))]
+    following = advance(first.subscription, ms("2026-02-28T10:00"), BIG)
+    assert granted(following) == [(2, 28_001, ms("2026-02-28T10:00"), ms("2026-03-31T10:00"))]
+
+
+def test_a_prorated_plan_whose_period_is_of_another_kind_begins_a_whole_one() -> None:
+    before = advance(begun(), START_MS).subscription
+    at_ms = ms("2026-02-21T10:00")
+    first = changed(dataclasses.replace(BIG, period=catalog.DAYS_30), before, at_ms)
+    assert granted(first) == [(1, 28_001, at_ms, at_ms + 30 * DAY_MS)]
+    assert granted(changed(BIG, None, at_ms)) == [(1, 28_001, at_ms, ms("2026-03-21T10:00"))]
+
+
+def test_a_prorated_calendar_month_is_shared_from_its_first_day() -> None:
+    month = dataclasses.replace(BIG, period=catalog.CALENDAR_MONTH)
+    first = changed(month, None, ms("2026-02-15"))
+    assert granted(first) == [(1, 14_001, ms("2026-02-15"), ms("2026-03-01"))]
+
+
+def test_a_trial_is_never_prorated_and_periods_do_not_go_on_out_of_one() -> None:
+    trial = dataclasses.replace(BIG, trial_days=14)
+    before = advance(begun(), START_MS).subscription
+    at_ms = ms("2026-02-21T10:00")
+    assert granted(changed(trial, before, at_ms, has_trial=True)) == [(0, 28_001, at_ms, at_ms + 14 * DAY_MS)]
+    on_trial = advance(begun(trial, has_trial=True), START_MS, trial).subscription
+    assert granted(changed(BIG, on_trial, START_MS + DAY_MS)) == [
+        (1, 28_001, START_MS + DAY_MS, ms("2026-03-01T10:00"))
+    ]
+
+
+@hypothesis.given(st.integers(0, 400 * DAY_MS), st.sampled_from(catalog.PERIODS), st.integers(1, 10**9))
+def test_a_share_is_above_nothing_and_at_most_the_whole(after_ms: int, period: str, amount_micros: int) -> None:
+    plan = dataclasses.replace(
+        PLAN, period=period, allowances=(catalog.Allowance(wallet="default", amount_micros=amount_micros),)
+    )
+    before = begun(plan)
+    (allowance,) = changed(plan, before, START_MS + after_ms).allowances[:1]
+    assert 1 <= allowance.amount_micros <= amount_micros
+    assert allowance.expires_ms > START_MS + after_ms

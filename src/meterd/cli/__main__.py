@@ -19,6 +19,7 @@ _COMMANDS = {
     "account": ("meterd.cli.accounts", "account", "Create accounts and look into them."),
     "grant": ("meterd.cli.accounts", "grant", "Give an account credits."),
     "balance": ("meterd.cli.accounts", "balance", "Show an account's balance."),
+    "stripe": ("meterd.cli.stripe", "stripe", "Take money through Stripe."),
     "webhooks": ("meterd.cli.webhooks", "webhooks", "Tell other services what happens."),
     "report": ("meterd.cli.reports", "report", "Add up usage, revenue and burn."),
     "prices": ("meterd.cli.prices", "prices", "Look into prices, compare and check them."),

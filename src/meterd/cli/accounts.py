@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from meterd.cli import console, limits, plans, remote
+from meterd.cli import console, limits, plans, remote, top_ups
 from meterd_client.v1 import accounts_pb2, types_pb2
 
 # The server's own limit of one page.
@@ -27,6 +27,7 @@ def account() -> None:
 account.add_command(limits.limits)
 account.add_command(limits.set_limit)
 account.add_command(limits.delete_limit)
+account.add_command(top_ups.top_up)
 
 
 @account.command("create", short_help="Create an account.")
@@ -70,6 +71,47 @@ def create(
         click.echo(f"Account {account_id} {'was there already' if answer.replayed else 'is created'}.")
 
 
+@account.command("update", short_help="Change an account's settings.")
+@click.argument("account_id")
+@click.option("--overage", type=click.Choice(OVERAGES), help="What happens when a Commit charges more than its hold.")
+@click.option(
+    "--overdraft-limit",
+    "overdraft_micros",
+    type=console.credits_micros,
+    metavar="CREDITS",
+    help="How far overdraft may go below zero.",
+)
+@click.option("--strict-expiry/--no-strict-expiry", default=None, help="Refuse a Commit after its hold has expired.")
+@click.option("--frozen/--not-frozen", default=None, help="No new holds and charges; open holds can be committed.")
+@_remote
+def update(
+    service: remote.Accounts,
+    account_id: str,
+    overage: str | None,
+    overdraft_micros: int | None,
+    strict_expiry: bool | None,
+    frozen: bool | None,
+    as_json: bool,
+) -> None:
+    """Change the settings of ACCOUNT_ID that are given; a repeat changes nothing. Needs a key of role admin."""
+    if overage is None and overdraft_micros is None and strict_expiry is None and frozen is None:
+        raise console.Misuse("nothing to change: give at least one setting")
+    request = accounts_pb2.UpdateAccountRequest(
+        account_id=account_id,
+        overage_policy=f"OVERAGE_POLICY_{overage.upper()}" if overage else None,
+        overdraft_limit_micros=overdraft_micros,
+        strict_expiry=strict_expiry,
+        frozen=frozen,
+    )
+    answer: accounts_pb2.UpdateAccountResponse = service.call("UpdateAccount", request)
+    if as_json:
+        console.print_json(remote.document(answer))
+        return
+    _show_settings(answer.account)
+    if not answer.projected:
+        click.echo("It takes effect as soon as Redis is back.")
+
+
 @account.command("show", short_help="Show an account's settings and balance.")
 @click.argument("account_id")
 @_remote
@@ -84,7 +126,11 @@ def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
     if as_json:
         console.print_json(remote.document(answer) | {"balance": remote.document(held)})
         return
-    found = answer.account
+    _show_settings(answer.account)
+    _show_balance(held)
+
+
+def _show_settings(found: accounts_pb2.Account) -> None:
     overage = types_pb2.OveragePolicy.Name(found.overage_policy).removeprefix("OVERAGE_POLICY_").lower()
     console.print_table(
         ("account", "overage", "overdraft limit", "strict expiry", "frozen", "created"),
@@ -100,7 +146,6 @@ def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
         ],
         right=("overdraft limit",),
     )
-    _show_balance(held)
 
 
 @account.command("list-holds", short_help="List an account's open holds.")
@@ -196,6 +241,7 @@ def revoke_grant(service: remote.Accounts, grant_id: str, reason: str, idempoten
 
 for _command in (
     plans.subscribe,
+    plans.update_subscription,
     plans.cancel_subscription,
     plans.subscription,
     plans.transfer,

@@ -36,6 +36,13 @@ def _called(service: remote.Accounts, verb: str, request: Any) -> Any:
 @click.argument("plan_id")
 @click.option("--skip-trial", is_flag=True, help="No trial, even if the plan has one.")
 @click.option("--source", default="", help="What it comes from, such as a subscription elsewhere.")
+@click.option(
+    "--proration",
+    type=click.Choice(("none", "credits")),
+    default="none",
+    show_default=True,
+    help="credits: go on in the present period, with what is left of it.",
+)
 @_key
 @_remote
 def subscribe(
@@ -44,6 +51,7 @@ def subscribe(
     plan_id: str,
     skip_trial: bool,
     source: str,
+    proration: str,
     idempotency_key: str,
     as_json: bool,
 ) -> None:
@@ -54,8 +62,24 @@ def subscribe(
         plan_id=plan_id,
         skip_trial=skip_trial,
         source_id=source,
+        proration=f"PRORATION_{proration.upper()}",
     )
     answer: accounts_pb2.SubscribeResponse = _called(service, "Subscribe", request)
+    if as_json:
+        console.print_json(remote.document(answer))
+        return
+    show_subscription(answer.subscription)
+
+
+@click.command("update-subscription", short_help="Tell what became of a plan's payment.")
+@click.argument("account_id")
+@click.option("--past-due/--paid", required=True, help="Whether a payment failed, or came after all.")
+@_remote
+def update_subscription(service: remote.Accounts, account_id: str, past_due: bool, as_json: bool) -> None:
+    """Tell that a payment for the plan of ACCOUNT_ID failed: nothing is granted until it comes. Needs a key of role admin."""
+    answer: accounts_pb2.UpdateSubscriptionResponse = service.call(
+        "UpdateSubscription", accounts_pb2.UpdateSubscriptionRequest(account_id=account_id, past_due=past_due)
+    )
     if as_json:
         console.print_json(remote.document(answer))
         return

@@ -128,12 +128,25 @@ class Reward:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class LimitDefault:
+    """A limit of every account, in the words of core.limits, its cap in the metric's unit. An account's own one of that id goes before."""
+
+    limit_id: str
+    subject: str
+    value: str = ""
+    metric: str
+    window: str
+    cap: int
+    observe: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class AccountDefaults:
     """What a new account begins with."""
 
     # Promotional credits, granted once.
     welcome_bonus_micros: int = 0
-    # A balance below it is low; 0: no notice.
+    # A balance at or below it is low; 0: no notice.
     low_balance_micros: int = 0
     # The plan of an account without a subscription; "": none.
     plan_id: str = ""
@@ -153,8 +166,7 @@ class Catalog:
     rewards: tuple[Reward, ...] = ()
     # None: the server's.
     margins: pricing.Margins | None = None
-    # Limits of every account, in the words of the file.
-    limits: tuple[Mapping[str, Any], ...] = ()
+    limits: tuple[LimitDefault, ...] = ()
     account: AccountDefaults = dataclasses.field(default_factory=AccountDefaults)
 
     def package(self, package_id: str) -> Package | None:
@@ -207,7 +219,7 @@ def from_document(document: Mapping[str, Any]) -> Catalog:
             rates=_all(Rate, document["rates"]),
             rewards=_all(Reward, document["rewards"]),
             margins=pricing.Margins(**document["margins"]) if document["margins"] else None,
-            limits=tuple(document["limits"]),
+            limits=_all(LimitDefault, document["limits"]),
             account=AccountDefaults(**document["account"]),
         )
     except (KeyError, TypeError) as exc:
@@ -219,7 +231,7 @@ def versioned(catalog: Catalog) -> Catalog:
     return dataclasses.replace(catalog, version=version_of(to_document(catalog)))
 
 
-ItemT = TypeVar("ItemT", Feature, Rate, Reward)
+ItemT = TypeVar("ItemT", Feature, Rate, Reward, LimitDefault)
 
 
 def _all(kind: type[ItemT], items: list[Document]) -> tuple[ItemT, ...]:

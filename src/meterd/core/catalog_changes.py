@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-import orjson
-
-from meterd.core import catalog, money, pricing
+from meterd.core import catalog, limits, money, pricing
 
 # The values of an item by the names that they have in the file; "" for what is not set.
 Values = Mapping[str, str]
@@ -23,7 +21,7 @@ def changes(before: catalog.Catalog, after: catalog.Catalog) -> list[str]:
         *_section("feature", before.features, after.features, lambda item: item.feature_id, _feature),
         *_section("rate", before.rates, after.rates, lambda item: item.rate_id, _rate),
         *_section("reward", before.rewards, after.rewards, lambda item: item.reward_id, _reward),
-        *_limits(before.limits, after.limits),
+        *_section("limit", before.limits, after.limits, lambda item: item.limit_id, _limit),
     ]
 
 
@@ -55,16 +53,6 @@ def _differences(prefix: str, old: Values, new: Values) -> Iterable[str]:
         was, is_now = old.get(name, ""), new.get(name, "")
         if was != is_now:
             yield f"{prefix}{name} {was or 'none'} → {is_now or 'none'}"
-
-
-def _limits(before: Sequence[Mapping[str, object]], after: Sequence[Mapping[str, object]]) -> Iterable[str]:
-    old, new = (
-        [orjson.dumps(item, option=orjson.OPT_SORT_KEYS).decode() for item in items] for items in (before, after)
-    )
-    yield from (f"limit: new {item}" for item in new if item not in old)
-    yield from (f"limit: removed {item}" for item in old if item not in new)
-    if sorted(old) == sorted(new) and old != new:
-        yield "limits: in another order"
 
 
 def credits_text(amount_micros: int) -> str:
@@ -167,4 +155,16 @@ def _reward(item: catalog.Reward) -> Values:
         "weekly_cap": _count(item.weekly_cap),
         "lifetime_spent": _credits(item.lifetime_spent_micros),
         "wallet": item.wallet,
+    }
+
+
+def _limit(item: catalog.LimitDefault) -> Values:
+    is_money = item.metric in (limits.word(limits.Metric.CREDITS), limits.word(limits.Metric.COST))
+    return {
+        "subject": item.subject,
+        "value": item.value,
+        "metric": item.metric,
+        "window": "" if limits.METRICS[item.metric] is limits.Metric.HOLDS else item.window,
+        "amount": credits_text(item.cap) if is_money else str(item.cap),
+        "mode": "observe" if item.observe else "enforce",
     }

@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-# A limit is told of when this part of it is used, and when all of it is.
-LIMIT_NEAR_PERCENT = 80
 # A grant is told of this long before it expires, but never before three quarters of its own life have passed.
 EXPIRING_AHEAD_MS = 3 * 24 * 3600 * 1000
 # Today's spending above this many times the mean of the days before is a spike.
@@ -28,8 +26,13 @@ class Type(enum.StrEnum):
     HOLD_EXPIRED = "hold.expired"
     LIMIT_NEAR = "limit.near"
     LIMIT_REACHED = "limit.reached"
+    TOPUP_REQUESTED = "topup.requested"
     USAGE_SPIKE = "usage.spike"
     USAGE_UNCOLLECTED = "usage.uncollected"
+
+
+# A limit is told of when this part (percent) of it is used, and when all of it is.
+LIMIT_LEVELS = ((80, Type.LIMIT_NEAR), (100, Type.LIMIT_REACHED))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,7 +52,7 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Alert:
-    """Whether a wallet's next fall below its threshold, and to nothing, is to be told."""
+    """Whether a wallet's next fall to its threshold or below it, and to nothing, is to be told."""
 
     low_armed: bool
     exhausted_armed: bool
@@ -65,7 +68,7 @@ class Step:
 
 
 def begin(left_micros: int, threshold_micros: int | None) -> Alert:
-    """The alert of a wallet that was never looked at, as it stood before a record: only what is above can fall below."""
+    """The alert of a wallet that was never looked at, as it stood before a record: only what is above can fall."""
     return Alert(
         low_armed=threshold_micros is None or left_micros > threshold_micros,
         exhausted_armed=left_micros > 0,
@@ -76,7 +79,7 @@ def step(alert: Alert, left_micros: int, threshold_micros: int | None) -> Step:
     """What a record that leaves `left_micros` does. Credits in open holds are left too: they are not spent yet.
 
     `threshold_micros` None: a low balance is not told of. Then the alert stays armed, so that a threshold that is set later is
-    told of with the next record, if the balance lies below it already.
+    told of with the next record, if the balance lies at or below it already.
     """
     is_low_now = threshold_micros is not None and left_micros <= threshold_micros
     is_exhausted_now = left_micros <= 0
@@ -85,51 +88,6 @@ def step(alert: Alert, left_micros: int, threshold_micros: int | None) -> Step:
         is_low=is_low_now and alert.low_armed,
         is_exhausted=is_exhausted_now and alert.exhausted_armed,
     )
-
-
-def limit_crossings(
-    *,
-    tenant_id: str,
-    account_no: int,
-    account_id: str,
-    limit_id: str,
-    subject: str,
-    window: str,
-    metric: str,
-    used_before: int,
-    used_after: int,
-    used_max: int,
-    resets_ms: int,
-    at_ms: int,
-) -> list[Draft]:
-    """The events of a use that rose from `used_before` to `used_after` (in the metric's unit) of `used_max`; none if it fell.
-
-    `window` names this turn of the limit's window, such as "2026-11": each level is told once in it. `resets_ms` 0: never.
-    """
-    payload = {
-        "limit_id": limit_id,
-        "subject": subject,
-        "metric": metric,
-        "window": window,
-        "used": used_after,
-        "max": used_max,
-        "resets_ms": resets_ms,
-    }
-    levels = ((Type.LIMIT_NEAR, LIMIT_NEAR_PERCENT), (Type.LIMIT_REACHED, 100))
-    return [
-        Draft(
-            tenant_id=tenant_id,
-            account_no=account_no,
-            account_id=account_id,
-            type=kind,
-            subject=limit_id,
-            once=f"{limit_id} {subject} {window}",
-            payload=payload | {"percent": percent},
-            at_ms=at_ms,
-        )
-        for kind, percent in levels
-        if used_before * 100 < percent * used_max <= used_after * 100
-    ]
 
 
 def hold_text(txn: str, address: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from meterd.core import catalog, periods
 
 # Each limit that applies costs some microseconds inside Redis.
 LIMITS_PER_ACCOUNT_MAX = 32
+# Of a catalog. They come besides the account's own.
+LIMITS_PER_CATALOG_MAX = 16
 CAP_MAX = 2**53 - 1
 # An operation is remembered for this long after the last of its holds would have expired.
 OPERATION_MEMORY_MS = 60 * 60 * 1000
@@ -61,6 +64,21 @@ class Window(enum.IntEnum):
     PERIOD = 9
     LIFETIME = 10
     OPERATION = 11
+
+
+def word(value: Subject | Metric | Window) -> str:
+    """Its name as people write it, such as "open-holds" and "rolling-day"."""
+    return "open-holds" if value is Metric.HOLDS else value.name.lower().replace("_", "-")
+
+
+def scope(subject: Subject, value: str) -> str:
+    """Whom a counter counts, such as "user:alice"; "account" for the whole of it."""
+    return f"{word(subject)}:{value}" if value else word(subject)
+
+
+SUBJECTS = {word(subject): subject for subject in Subject}
+METRICS = {word(metric): metric for metric in Metric}
+WINDOWS = {word(window): window for window in Window}
 
 
 class Kind(enum.IntEnum):
@@ -201,8 +219,17 @@ def use_key(use: Use) -> tuple[int, str, str]:
     return use.limit_no, use.value, use.operation
 
 
+@functools.lru_cache(maxsize=1024)
+def _calendar_month(day: int) -> tuple[int, int]:
+    """Start and end of the month of a day, counted from 1970."""
+    found = periods.span(catalog.CALENDAR_MONTH, day * periods.DAY_MS, 1)
+    return found.start_ms, found.end_ms
+
+
 def months_window(anchor_ms: int, now_ms: int) -> tuple[int, int]:
     """Start and end of the month that `now_ms` lies in, counted from the anchor's day and time."""
+    if anchor_ms == 0:
+        return _calendar_month(now_ms // periods.DAY_MS)
     # From far back, so that a moment before the anchor has its own month too.
     months = (now_ms - anchor_ms) // (31 * periods.DAY_MS)
     start, months = periods.add_months(anchor_ms, months), months

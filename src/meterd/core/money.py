@@ -58,6 +58,16 @@ def charge_micros(numerator: int, denominator: int) -> int:
     return amount
 
 
+def share_down(amount: int, part: int, whole: int) -> int:
+    """amount × part ÷ whole, rounded towards 0; all of it if part ≥ whole. part ≥ 0, whole > 0.
+
+    What goes back of a sum that is paid back in steps: each step takes the difference to what was taken, and the last one the rest.
+    """
+    if part >= whole:
+        return amount
+    return amount * part // whole if amount >= 0 else -(-amount * part // whole)
+
+
 def nearest_div(numerator: int, denominator: int) -> int:
     """numerator ÷ denominator rounded half up, for figures that nobody is charged by. denominator > 0."""
     return (2 * numerator + denominator) // (2 * denominator)

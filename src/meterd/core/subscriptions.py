@@ -11,7 +11,7 @@ import enum
 import uuid
 from collections.abc import Sequence
 
-from meterd.core import catalog, ledger, periods
+from meterd.core import catalog, ledger, money, periods
 
 # Workers may be away this long around a period's turn, and no account notices. The catalog's changes of the last day before a renewal
 # come one period later.
@@ -122,13 +122,15 @@ def _terms_until(subscription: Subscription, plan: catalog.Plan, number: int) ->
     return periods.paid_until(plan.interval, plan.period, subscription.anchor_ms, number)
 
 
-def _allowances(subscription: Subscription, plan: catalog.Plan, span: periods.Span) -> list[Allowance]:
-    """The grants of a period; one that rolls over lasts for one period more."""
+def _allowances(
+    subscription: Subscription, plan: catalog.Plan, span: periods.Span, share: tuple[int, int] = (1, 1)
+) -> list[Allowance]:
+    """The grants of a period, or a share of them; one that rolls over lasts for one period more."""
     expires_ms = _span(subscription, plan, span.number + 1).end_ms if plan.rollover else span.end_ms
     return [
         Allowance(
             wallet=allowance.wallet,
-            amount_micros=allowance.amount_micros,
+            amount_micros=money.ceil_div(allowance.amount_micros * share[0], share[1]),
             effective_ms=span.start_ms,
             expires_ms=expires_ms,
             period_no=span.number,
@@ -136,6 +138,21 @@ def _allowances(subscription: Subscription, plan: catalog.Plan, span: periods.Sp
         for allowance in plan.allowances
         if allowance.amount_micros > 0
     ]
+
+
+def kept_anchor_ms(previous: Subscription | None, plan: catalog.Plan, now_ms: int) -> int:
+    """Where a plan's periods are counted from that takes over those of the one before: 0 if they are of another kind, or there are none."""
+    if previous is None or previous.plan.period != plan.period or now_ms < previous.anchor_ms:
+        return 0
+    return previous.anchor_ms
+
+
+def share_left(subscription: Subscription, now_ms: int) -> tuple[int, int]:
+    """What is left of the present period, and how long it is, from where it would have begun (ms). A trial is always whole."""
+    if subscription.period_no == 0:
+        return 1, 1
+    whole = periods.span(subscription.plan.period, subscription.anchor_ms, subscription.period_no)
+    return whole.end_ms - now_ms, whole.end_ms - whole.start_ms
 
 
 def begin(
@@ -149,9 +166,15 @@ def begin(
     source_id: str,
     has_trial: bool,
     now_ms: int,
+    anchor_ms: int = 0,
 ) -> Subscription:
-    """A new subscription before its first step: `advance` grants its first period."""
-    anchor_ms = now_ms + plan.trial_days * periods.DAY_MS if has_trial else now_ms
+    """A new subscription before its first step: `advance` grants its first period.
+
+    Its periods count from `anchor_ms` (0: from now), if it has no trial.
+    """
+    if has_trial and plan.trial_days:
+        anchor_ms = now_ms + plan.trial_days * periods.DAY_MS
+    anchor_ms = anchor_ms or now_ms
     made = Subscription(
         subscription_id=subscription_id,
         tenant_id=tenant_id,
@@ -191,11 +214,12 @@ def advance(
     offered: catalog.Plan | None,
     may_grant_ahead: bool,
     ahead_ms: int = AHEAD_MS,
+    share: tuple[int, int] = (1, 1),
 ) -> Step:
     """The subscription as it is at `now_ms`. A repeat grants nothing more; however late it is, only the present period is granted.
 
     `offered` is the catalog's plan of that id. Without `may_grant_ahead` the next period waits for its turn, as it has to in a wallet
-    with debts: only a grant that is active pays them off.
+    with debts: only a grant that is active pays them off. `share` is what the present period grants of its allowances, rounded up.
     """
     if not subscription.is_live:
         return Step(subscription=subscription, allowances=(), rule=ledger.NO_PLAN)
@@ -205,7 +229,7 @@ def advance(
     allowances: list[Allowance] = []
     grants = after.status in (Status.TRIAL, Status.ACTIVE)
     if grants and after.granted_no < after.period_no:
-        allowances += _allowances(after, after.plan, _span(after, after.plan, after.period_no))
+        allowances += _allowances(after, after.plan, _span(after, after.plan, after.period_no), share)
         after = dataclasses.replace(after, granted_no=after.period_no)
     ahead_from_ms = after.period_end_ms - ahead_ms
     renews = grants and not after.cancel_at_period_end
@@ -220,7 +244,7 @@ def advance(
     # A payment that is missing is waited for, unless the subscription ends anyway.
     idle = after.status is Status.PAST_DUE and not after.cancel_at_period_end
     after = dataclasses.replace(after, due_ms=0 if idle else due_ms)
-    return Step(subscription=after, allowances=allowances, rule=_rule(after))
+    return Step(subscription=after, allowances=allowances, rule=rule(after))
 
 
 def _turned(subscription: Subscription, now_ms: int, offered: catalog.Plan | None) -> Subscription:
@@ -251,7 +275,7 @@ def _turned(subscription: Subscription, now_ms: int, offered: catalog.Plan | Non
     )
 
 
-def _rule(subscription: Subscription) -> ledger.PlanRule:
+def rule(subscription: Subscription) -> ledger.PlanRule:
     """What holds until the period ends, or until the end of the next one if that was granted on the same terms."""
     plan, until_ms = subscription.plan, subscription.period_end_ms
     following = subscription.next_plan

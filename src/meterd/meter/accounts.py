@@ -12,6 +12,7 @@ from meterd.core import errors, ids, ledger, money, pricing
 from meterd.meter import (
     explanations,
     hydration,
+    limits,
     movements,
     pages,
     projector,
@@ -20,6 +21,7 @@ from meterd.meter import (
     requests,
     statements,
     subscriptions,
+    top_ups,
 )
 from meterd.postgres import catalog, fold, queries
 from meterd.pricing import books as price_books
@@ -49,6 +51,8 @@ class Accounts:
         books: price_books.Books,
         plans_: subscriptions.Subscriptions,
         movements_: movements.Movements,
+        limits_: limits.Limits,
+        top_ups_: top_ups.TopUps,
         reach_: reach.Reach,
     ) -> None:
         self._connections = connections
@@ -60,6 +64,8 @@ class Accounts:
         self._books = books
         self._plans = plans_
         self._movements = movements_
+        self._limits = limits_
+        self._top_ups = top_ups_
         self._reach = reach_
 
     async def create_account(
@@ -84,6 +90,7 @@ class Accounts:
             # Keyed by the account: a repeat makes up for what an earlier call did not come to.
             welcome = await self._movements.welcome(tenant_id, new.account_id)
             begun = await self._plans.begin(tenant_id, new.account_id, request.plan_id)
+            await self._limits.begin(tenant_id, new.account_id)
         if not replayed:
             await self._load(made.address)
         response = accounts_pb2.CreateAccountResponse(account=statements.account(made), replayed=replayed)
@@ -107,7 +114,10 @@ class Accounts:
         with hydration.postgres():
             message = statements.account(await self._catalog.account(tenant_id, account_id))
             _, sums = await self._plans.standing(tenant_id, account_id)
+            top_up = await self._top_ups.of_account(tenant_id, account_id)
         message.lifetime.CopyFrom(statements.lifetime(sums))
+        if top_up is not None:
+            message.top_up.CopyFrom(top_up)
         return accounts_pb2.GetAccountResponse(account=message)
 
     async def update_account(

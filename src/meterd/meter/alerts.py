@@ -9,7 +9,7 @@ from collections.abc import Callable
 import asyncpg
 
 from meterd.meter import hydration
-from meterd.postgres import events
+from meterd.postgres import events, limit_uses
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ SPIKES_MAX = 1_000
 TENANTS_MAX = 100
 # What is older is deleted; the ledger keeps what happened.
 RETENTION_MS = 90 * 24 * 3600 * 1000
+# Uses of limits are kept for this long after their window, for records that come late.
+LIMIT_USES_RETENTION_MS = 24 * 3600 * 1000
 PRUNED_MAX = 5_000
 
 
@@ -75,3 +77,7 @@ class Alerts:
         pruned = PRUNED_MAX
         while pruned == PRUNED_MAX and not stop.is_set():
             pruned = await events.prune(self._connections, self._clock_ms() - RETENTION_MS, count_max=PRUNED_MAX)
+        pruned = PRUNED_MAX
+        while pruned == PRUNED_MAX and not stop.is_set():
+            before_ms = self._clock_ms() - LIMIT_USES_RETENTION_MS
+            pruned = await limit_uses.prune(self._connections, before_ms, count_max=PRUNED_MAX)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Sequence
 
+import asyncpg
+
 from meterd.core import errors, ids, limits
-from meterd.meter import hydration, reach, replies
+from meterd.meter import catalogs, hydration, reach, replies
 from meterd.postgres import limits as definitions
 from meterd.redis import ledger as redis_ledger
 from meterd_client.v1 import accounts_pb2, types_pb2
 
 # Those that have used most tell what a limit does; the rest only how many they are.
 USES_SHOWN_MAX = 100
+# A new catalog's limits are on their way to the accounts after this time.
+FOLLOW_INTERVAL_S = 1.0
+# Some hundred accounts a second; more at once would keep the database's connections from calls.
+FOLLOW_BATCH_MAX = 200
+FOLLOW_AT_ONCE = 4
 
+_log = logging.getLogger(__name__)
 _WINDOWLESS = types_pb2.LIMIT_METRIC_OPEN_HOLDS
 
 
@@ -26,7 +36,9 @@ class Limits:
         store: redis_ledger.RedisLedger,
         hydrator: hydration.Hydrator,
         reach_: reach.Reach,
+        catalogs_: catalogs.Catalogs,
     ) -> None:
+        self._catalogs = catalogs_
         self._definitions = definitions_
         self._store = store
         self._hydrator = hydrator
@@ -68,12 +80,58 @@ class Limits:
             response.limits.append(_status(one, own))
         return response
 
+    async def begin(self, tenant_id: str, account_id: str) -> None:
+        """Gives a new account the limits of the catalog. If this server has not heard of them yet, the follower does."""
+        if self._catalogs.of(tenant_id).limits:
+            await self._definitions.follow(tenant_id, account_id)
+
+    async def follow(self, account: definitions.Behind) -> None:
+        """Brings an account's limits up to its tenant's catalog, for the follower. Errors pass through."""
+        await self._definitions.follow(account.tenant_id, account.account_id)
+        await self._reach.reach(account.tenant_id, account.address)
+
     async def _uses(self, tenant_id: str, address: str) -> Sequence[limits.Use]:
         try:
             return await self._store.limit_uses(address)
         except errors.AccountNotLoadedError:
             await self._hydrator.hydrate(tenant_id, address)
             return await self._store.limit_uses(address)
+
+
+class Follower:
+    """Brings the limits of new catalogs to all accounts. `run` it as a task, any number of times: a repeat changes nothing."""
+
+    def __init__(self, connections: asyncpg.Pool, *, limits_: Limits) -> None:
+        self._connections = connections
+        self._limits = limits_
+        self._after_no = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follows until `stop`. Outages are retried for ever."""
+        while not stop.is_set():
+            try:
+                if await self.round() == FOLLOW_BATCH_MAX:
+                    continue
+            except hydration.POSTGRES_ERRORS as exc:
+                _log.warning("limits of catalogs wait for Postgres: %s: %s", type(exc).__name__, exc)
+            try:
+                await asyncio.wait_for(stop.wait(), FOLLOW_INTERVAL_S)
+            except TimeoutError:
+                continue
+
+    async def round(self) -> int:
+        """One batch; answers how many accounts it looked at. Those that fail have their turn again after all others."""
+        found = await definitions.behind(self._connections, self._after_no, count_max=FOLLOW_BATCH_MAX)
+        for at in range(0, len(found), FOLLOW_AT_ONCE):
+            await asyncio.gather(*map(self._follow, found[at : at + FOLLOW_AT_ONCE]))
+        self._after_no = found[-1].account_no if len(found) == FOLLOW_BATCH_MAX else 0
+        return len(found)
+
+    async def _follow(self, account: definitions.Behind) -> None:
+        try:
+            await self._limits.follow(account)
+        except (errors.MeterdError, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError) as exc:
+            _log.warning("limits of account %s wait: %s", account.account_id, exc)
 
 
 def _new_limit(message: accounts_pb2.Limit) -> definitions.NewLimit:
@@ -120,6 +178,7 @@ def _limit(one: definitions.Definition) -> accounts_pb2.Limit:
         amount=limit.cap,
         observe=limit.observe,
         counts_from=replies.timestamp(one.counts_from_ms),
+        from_catalog=one.from_catalog,
     )
 
 

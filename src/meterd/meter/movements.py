@@ -54,47 +54,24 @@ class Movements:
 
     async def transfer(self, tenant_id: str, request: accounts_pb2.TransferRequest) -> accounts_pb2.TransferResponse:
         """See Accounts.Transfer in accounts.proto."""
-        now_ms = self._clock_ms()
-        if not request.idempotency_key:
-            raise errors.InvalidArgumentError("idempotency_key", "must be a UUIDv7")
-        txn = ids.checked_uuid7(request.idempotency_key, "idempotency_key", now_ms)
-        giver = ids.checked_id(request.from_account_id, "from_account_id")
-        taker = ids.checked_id(request.to_account_id, "to_account_id")
-        if giver == taker:
-            raise errors.InvalidArgumentError("to_account_id", "must be another account")
-        wallet = ids.checked_wallet(request.from_wallet)
-        terms: requests.Terms = {
-            "acct": giver,
-            "item": f"transfer:{taker}",
-            "to": taker,
-            "wallet": ids.checked_wallet(request.to_wallet or wallet),
-        }
-        if request.reason:
-            terms["meta"] = {"reason": ids.checked_text(request.reason, "reason", requests.REASON_BYTES_MAX)}
-        command = ledger.Charge(
-            tenant_id=tenant_id,
-            address=ids.account_address(tenant_id, giver),
-            charge=txn,
-            wallet=wallet,
-            amount_micros=requests.checked_amount(request.amount_micros, "amount_micros"),
-            digest=requests.digest(request),
-            overage=ledger.Overage.TRANSFER,
-            terms=requests.encode(terms),
-            detail=b"",
-        )
+        command, taker, wallet = _debit(tenant_id, request, self._clock_ms())
         with hydration.postgres():
             try:
-                await self._catalog.check_room(tenant_id, taker, terms["wallet"], command.amount_micros)
+                await self._catalog.check_room(tenant_id, taker, wallet, command.amount_micros)
             except errors.NotFoundError as exc:
                 raise errors.NotFoundError("to_account_id: no such account") from exc
-        outcome = await self._charge(command)
+        try:
+            outcome = await self._charge(command)
+        except errors.NotFoundError as exc:
+            # The account or its wallet, as they are called here.
+            raise errors.NotFoundError(f"from_{exc}") from exc
         if isinstance(outcome, ledger.Denied):
             denied = replies.denial(outcome)
             return accounts_pb2.TransferResponse(denial=denied, balance=replies.balance(outcome.balance))
-        gift = await self._gifted(tenant_id, command.address, txn)
+        gift = await self._gifted(tenant_id, command.address, command.charge)
         response = accounts_pb2.TransferResponse(
             transfer=accounts_pb2.TransferRecord(
-                transfer_id=f"{ledger.Kind.CHARGE.value}{txn}",
+                transfer_id=f"{ledger.Kind.CHARGE.value}{command.charge}",
                 amount_micros=command.amount_micros,
                 gift=statements.grant(gift) if gift else None,
             ),
@@ -211,6 +188,34 @@ _REFUSALS = {
     stored.Refusal.NOT_REACHED: accounts_pb2.ClaimRewardResponse.REFUSAL_NOT_REACHED,
     stored.Refusal.ALREADY_REFERRED: accounts_pb2.ClaimRewardResponse.REFUSAL_ALREADY_REFERRED,
 }
+
+
+def _debit(tenant_id: str, request: accounts_pb2.TransferRequest, now_ms: int) -> tuple[ledger.Charge, str, str]:
+    """The giver's side of a transfer, and the account and wallet that it goes to."""
+    if not request.idempotency_key:
+        raise errors.InvalidArgumentError("idempotency_key", "must be a UUIDv7")
+    txn = ids.checked_uuid7(request.idempotency_key, "idempotency_key", now_ms)
+    giver = ids.checked_id(request.from_account_id, "from_account_id")
+    taker = ids.checked_id(request.to_account_id, "to_account_id")
+    if giver == taker:
+        raise errors.InvalidArgumentError("to_account_id", "must be another account")
+    wallet = ids.checked_wallet(request.from_wallet, "from_wallet")
+    to_wallet = ids.checked_wallet(request.to_wallet or wallet, "to_wallet")
+    terms: requests.Terms = {"acct": giver, "item": f"transfer:{taker}", "to": taker, "wallet": to_wallet}
+    if request.reason:
+        terms["meta"] = {"reason": ids.checked_text(request.reason, "reason", requests.REASON_BYTES_MAX)}
+    command = ledger.Charge(
+        tenant_id=tenant_id,
+        address=ids.account_address(tenant_id, giver),
+        charge=txn,
+        wallet=wallet,
+        amount_micros=requests.checked_amount(request.amount_micros, "amount_micros"),
+        digest=requests.digest(request),
+        overage=ledger.Overage.TRANSFER,
+        terms=requests.encode(terms),
+        detail=b"",
+    )
+    return command, taker, to_wallet
 
 
 def _checked_referred(reward: offers.Reward, account_id: str, referred_account_id: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 
 import asyncpg
 
-from meterd.core import catalog, catalog_changes, errors, ids, money, pricing
+from meterd.core import catalog, catalog_changes, errors, ids, limits, money, pricing
 from meterd.meter import catalogs as in_force
 from meterd.meter import hydration, replies
 from meterd.postgres import catalogs
@@ -107,6 +107,7 @@ def _sold(applied: catalogs.Applied | None, book: pricing.PriceBook) -> catalog_
             plan_id=sold.account.plan_id,
         ),
         price_version=book.version,
+        limits=[_limit(item) for item in sold.limits],
     )
 
 
@@ -180,3 +181,18 @@ def _reward(item: catalog.Reward) -> catalog_pb2.Reward:
         lifetime_spent_micros=item.lifetime_spent_micros,
         wallet=item.wallet,
     )
+
+
+def _limit(item: catalog.LimitDefault) -> catalog_pb2.LimitDefault:
+    metric = limits.METRICS[item.metric]
+    message = catalog_pb2.LimitDefault(
+        limit_id=item.limit_id,
+        subject=replies.LIMIT_SUBJECTS[limits.SUBJECTS[item.subject]],
+        value=item.value,
+        metric=replies.LIMIT_METRICS[metric],
+        amount=item.cap,
+        observe=item.observe,
+    )
+    if metric is not limits.Metric.HOLDS:
+        message.window = replies.LIMIT_WINDOWS[limits.WINDOWS[item.window]]
+    return message

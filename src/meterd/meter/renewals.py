@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 
+from meterd.core import catalog as offers
 from meterd.core import errors, periods
 from meterd.meter import catalogs, hydration, movements, subscriptions
 from meterd.postgres import movements as stored
@@ -32,6 +33,13 @@ SEARCH_INTERVAL_S = 5.0
 # Longer than any outage of the workers that nobody notices. The months of the ledger before it are not read.
 TRANSFERS_SINCE_MS = 35 * periods.DAY_MS
 ACHIEVERS_MAX = 500
+# Achievers are looked for among the accounts that were charged since the last search. Among all of them, which reads as many rows as the
+# tenant has accounts: for a reward that is new to this process, and as a net under it all.
+SEARCH_ALL_INTERVAL_S = 3_600.0
+# Rows are seen when their flush ends, and dated when it began: hardly one takes so long, and the hourly search finds what is left.
+FLUSH_S_MAX = 10.0
+# An account that could not be served is looked for again; for as long, if it was charged lately.
+UNSERVED_S_MAX = 300.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +50,14 @@ class Stats:
     gifts: int
     achievements: int
     failed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Search:
+    """When achievers were looked for last, and among all accounts; the clock's seconds."""
+
+    last_s: float
+    all_s: float
 
 
 class Renewer:
@@ -64,6 +80,8 @@ class Renewer:
         self._clock_ms = clock_ms
         self._clock_s = clock_s
         self._searched_s = float("-inf")
+        # By tenant, reward and what it takes.
+        self._searches: dict[tuple[str, str, int], _Search] = {}
         self._renewed = self._gifts = self._achievements = self._failed = 0
 
     def stats(self) -> Stats:
@@ -114,16 +132,42 @@ class Renewer:
 
     async def _grant_achievements(self) -> int:
         done = 0
-        for tenant_id, sold in self._catalogs.all():
-            for reward in sold.rewards:
-                if reward.lifetime_spent_micros == 0:
-                    continue
-                accounts = await stored.reached(self._connections, tenant_id, reward, count_max=ACHIEVERS_MAX)
-                for account_id in accounts:
-                    work = self._movements.achieve(tenant_id, account_id, reward)
-                    if await self._done(f"reward {reward.reward_id} of {account_id}", work):
-                        done += 1
+        rewards = [
+            (tenant_id, reward)
+            for tenant_id, sold in self._catalogs.all()
+            for reward in sold.rewards
+            if reward.lifetime_spent_micros
+        ]
+        for tenant_id, reward in rewards:
+            done += await self._grant_achievement(tenant_id, reward)
+        kept = {_search_key(tenant_id, reward) for tenant_id, reward in rewards}
+        self._searches = {key: search for key, search in self._searches.items() if key in kept}
         self._achievements += done
+        return done
+
+    async def _grant_achievement(self, tenant_id: str, reward: offers.Reward) -> int:
+        key, now_s = _search_key(tenant_id, reward), self._clock_s()
+        search = self._searches.get(key)
+        among_all = search is None or now_s - search.all_s >= SEARCH_ALL_INTERVAL_S
+        within_s = None if search is None or among_all else now_s - search.last_s + FLUSH_S_MAX
+        accounts = await stored.reached(
+            self._connections, tenant_id, reward, count_max=ACHIEVERS_MAX, within_s=within_s
+        )
+        done = 0
+        for account_id in accounts:
+            work = self._movements.achieve(tenant_id, account_id, reward)
+            if await self._done(f"reward {reward.reward_id} of {account_id}", work):
+                done += 1
+        if len(accounts) == ACHIEVERS_MAX and done:
+            # There are more: the next search is the same again.
+            return done
+        unserved = done < len(accounts)
+        if search is None or among_all:
+            late_s = SEARCH_ALL_INTERVAL_S - UNSERVED_S_MAX if unserved else 0.0
+            self._searches[key] = _Search(last_s=now_s, all_s=now_s - late_s)
+        else:
+            last_s = max(search.last_s, now_s - UNSERVED_S_MAX) if unserved else now_s
+            self._searches[key] = dataclasses.replace(search, last_s=last_s)
         return done
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -145,3 +189,7 @@ class Renewer:
                 await asyncio.wait_for(stop.wait(), pause_s)
             except TimeoutError:
                 pass
+
+
+def _search_key(tenant_id: str, reward: offers.Reward) -> tuple[str, str, int]:
+    return tenant_id, reward.reward_id, reward.lifetime_spent_micros

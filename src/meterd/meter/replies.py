@@ -196,7 +196,7 @@ def _denied_by_limits(value: ledger.Denied) -> types_pb2.Denial:
     for one in value.exceeded:
         reason = message.reasons.add(
             code=types_pb2.Denial.CODE_LIMIT_EXCEEDED,
-            scope=f"{one.subject.name.lower()}:{one.value}" if one.value else "account",
+            scope=limits.scope(one.subject, one.value),
             limit_micros=one.cap,
             used_micros=one.used,
             limit_id=one.limit_id,

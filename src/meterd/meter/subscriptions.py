@@ -38,6 +38,8 @@ class Subscriptions:
         account_id = ids.checked_id(request.account_id, "account_id")
         plan_id = ids.checked_id(request.plan_id, "plan_id")
         source_id = ids.checked_text(request.source_id, "source_id", ids.ID_BYTES_MAX)
+        if request.proration not in accounts_pb2.Proration.values():
+            raise errors.InvalidArgumentError("proration", "must be one of the named values")
         plan = self._plan(tenant_id, plan_id)
         with hydration.postgres():
             made = await self._plans.subscribe(
@@ -47,6 +49,7 @@ class Subscriptions:
                 idempotency_key=key,
                 skip_trial=request.skip_trial,
                 source_id=source_id,
+                is_prorated=request.proration == accounts_pb2.PRORATION_CREDITS,
             )
         return accounts_pb2.SubscribeResponse(
             subscription=statements.subscription(made.subscription),

@@ -263,6 +263,11 @@ async def row_of(connection: Any, tenant_id: str, account_id: str) -> Any:
     return await connection.fetchrow(_SQL["account"], tenant_id, account_id)
 
 
+async def grant_row(connection: Any, tenant_id: str, grant_id: uuid.UUID) -> Any:
+    """The row of a grant, for revoke_within; None if there is none."""
+    return await connection.fetchrow(_SQL["grant_by_id"], tenant_id, grant_id)
+
+
 async def grant_within(connection: Any, account: Any, new: NewGrant, now_ms: int) -> tuple[Grant, bool]:
     """As Catalog.add_grant, in a transaction that has locked the account's row; None is an account that does not exist."""
     digest = digest_of(

@@ -66,6 +66,9 @@ async def apply(
         # What Events.SetLowBalance has set since stays until the catalog says something else.
         if low_balance_micros != before.catalog.account.low_balance_micros:
             await connection.execute(_SQL["set_low_balance"], tenant_id, low_balance_micros or None)
+        if new.limits != before.catalog.limits:
+            # Workers bring them to the accounts.
+            await connection.execute(_SQL["set_limits"], tenant_id, row["catalog_no"])
         return before, applied(row)
 
 

@@ -18,7 +18,7 @@ from meterd.postgres import pool, records, sql
 _SQL = sql.read("events")
 
 # Kinds of records that change no wallet.
-_SETTINGS = b"S"
+SETTINGS = b"S"
 _EXPIRE = b"E"
 
 
@@ -69,7 +69,7 @@ async def decide(connection: Any, columns: records.Columns, owners: Sequence[Own
     wallets: dict[tuple[int, bytes], _Wallet] = {}
     names, kinds = columns.values[b"w"], columns.values[b"k"]
     for at, owner in enumerate(owners):
-        if kinds[at] != _SETTINGS:
+        if kinds[at] != SETTINGS:
             wallets.setdefault((owner.no, names[at]), _Wallet(owner.tenant_id)).places.append(at)
     if not wallets:
         return
@@ -176,7 +176,7 @@ class _Maker:
         }
         if kind == events.Type.BALANCE_LOW:
             payload["threshold_micros"] = threshold_micros
-        # A wallet's record falls below a threshold once.
+        # A wallet's record falls to a threshold, or below it, once.
         return self._draft(kind, wallet, self._values[b"s"], payload)
 
     def uncollected(self, uncollected_micros: int) -> events.Draft:

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from meterd.postgres import events, records, sql
+from meterd.postgres import events, limit_uses, records, sql, top_ups
 
 _SQL = sql.read("journal")
 
@@ -236,6 +236,8 @@ async def _apply(
         await _count(connection, columns, fold)
         await _mark(connection, columns, fold.owners)
         await events.decide(connection, columns, fold.owners)
+        await limit_uses.decide(connection, columns, fold.owners)
+        await top_ups.decide(connection, columns, fold.owners)
         await failpoint("counted")
     return fold
 

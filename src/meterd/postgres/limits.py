@@ -15,13 +15,17 @@ from meterd.postgres import catalog, pool, sql
 
 _SQL = sql.read("limits")
 
+# Above all numbers of changes, and a catalog's limits above that are still exact as doubles.
+_PLACE_BITS = 40
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Definition:
-    """A limit, and since when (ms) it counts."""
+    """A limit, since when (ms) it counts, and whether it is the catalog's for all accounts."""
 
     limit: limits.Limit
     counts_from_ms: int
+    from_catalog: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +39,16 @@ class NewLimit:
     window: limits.Window
     cap: int
     observe: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Behind:
+    """An account that does not have the limits of its tenant's catalog yet."""
+
+    account_no: int
+    tenant_id: str
+    account_id: str
+    address: str
 
 
 class Limits:
@@ -51,16 +65,19 @@ class Limits:
     ) -> tuple[catalog.Account, Definition, bool]:
         """The account, the limit, and whether it was so before; then nothing is written.
 
-        NotFoundError: no such account. FailedPreconditionError: the account has as many limits as it may.
+        One of the catalog's with that id gives way to it. NotFoundError: no such account. FailedPreconditionError: the account has as many
+        limits of its own as it may.
         """
         now_ms = self._clock_ms()
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             account = await _locked(connection, tenant_id, account_id)
             defined = {one.limit.limit_id: one for one in await within(connection, account.account_no)}
             before = defined.get(new.limit_id)
-            if before is None and len(defined) >= limits.LIMITS_PER_ACCOUNT_MAX:
+            own = [one for one in defined.values() if not one.from_catalog and one is not before]
+            if len(own) >= limits.LIMITS_PER_ACCOUNT_MAX:
                 raise errors.FailedPreconditionError(f"limit: the account has {limits.LIMITS_PER_ACCOUNT_MAX} limits")
-            after = await _defined(connection, account.account_no, new, before, now_ms)
+            number: int = await connection.fetchval(_SQL["next_number"], account.account_no)
+            after = await _defined(connection, account.account_no, new, before, number, now_ms)
             if after == before:
                 return account, after, True
             await connection.execute(_SQL["upsert"], tenant_id, account.account_no, *_columns(after))
@@ -68,20 +85,41 @@ class Limits:
         return account, after, False
 
     async def delete_limit(self, tenant_id: str, account_id: str, limit_id: str) -> tuple[catalog.Account, bool]:
-        """The account, and whether it had no such limit. NotFoundError: no such account."""
+        """The account, and whether it had no such limit. The catalog's of that id is in force again, if it has one.
+
+        NotFoundError: no such account. FailedPreconditionError: the limit is the catalog's.
+        """
+        now_ms = self._clock_ms()
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             account = await _locked(connection, tenant_id, account_id)
-            tag: str = await connection.execute(_SQL["delete"], account.account_no, limit_id)
-            if tag.endswith(" 0"):
+            defined = {one.limit.limit_id: one for one in await within(connection, account.account_no)}
+            if limit_id not in defined:
                 return account, True
-            await _write_change(connection, account, self._clock_ms())
+            if defined[limit_id].from_catalog:
+                raise errors.FailedPreconditionError(
+                    "limit_id: is the catalog's for all accounts; set one of the same id for this one"
+                )
+            await connection.execute(_SQL["delete"], account.account_no, limit_id)
+            await _take_over(connection, account, now_ms)
+            await _write_change(connection, account, now_ms)
         return account, False
+
+    async def follow(self, tenant_id: str, account_id: str) -> None:
+        """Gives the account the limits of its tenant's catalog as they are now. A repeat changes nothing.
+
+        NotFoundError: no such account.
+        """
+        now_ms = self._clock_ms()
+        async with pool.as_tenant(self._pool, tenant_id) as connection:
+            account = await _locked(connection, tenant_id, account_id)
+            if await _take_over(connection, account, now_ms):
+                await _write_change(connection, account, now_ms)
 
     async def defined(self, tenant_id: str, account_id: str) -> list[Definition]:
         """The account's limits in the order of their ids."""
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             rows = await connection.fetch(_SQL["of_tenants_account"], tenant_id, account_id)
-        return [_definition(row) for row in rows]
+        return [definition_of(row) for row in rows]
 
 
 async def limited_accounts(connections: asyncpg.Pool) -> list[str]:
@@ -89,9 +127,52 @@ async def limited_accounts(connections: asyncpg.Pool) -> list[str]:
     return [row["address"] for row in await connections.fetch(_SQL["limited_accounts"])]
 
 
+async def behind(connections: asyncpg.Pool, after_no: int, *, count_max: int) -> list[Behind]:
+    """Accounts of all tenants that do not have the limits of their catalog yet, in the order of their numbers, from after one of them."""
+    return [Behind(**row) for row in await connections.fetch(_SQL["behind"], after_no, count_max)]
+
+
+async def _take_over(connection: Any, account: catalog.Account, now_ms: int) -> bool:
+    """Puts the catalog's limits among the account's, where it has none of its own of that id; answers whether that changed any."""
+    row = await connection.fetchrow(_SQL["catalog_limits"], account.account_no)
+    wanted = {item["limit_id"]: offers.LimitDefault(**item) for item in row["limits"]}
+    defined = {one.limit.limit_id: one for one in await within(connection, account.account_no)}
+    gone = [name for name, one in defined.items() if one.from_catalog and name not in wanted]
+    for limit_id in gone:
+        await connection.execute(_SQL["delete"], account.account_no, limit_id)
+    is_changed = bool(gone)
+    number: int = await connection.fetchval(_SQL["next_number"], account.account_no)
+    for place, (limit_id, default) in enumerate(wanted.items()):
+        before = defined.get(limit_id)
+        if before is not None and not before.from_catalog:
+            continue
+        # One change may begin several counts; changes are never so many.
+        fresh_no = number + (place << _PLACE_BITS)
+        new = _new_limit(default)
+        after = await _defined(connection, account.account_no, new, before, fresh_no, now_ms, from_catalog=True)
+        if after != before:
+            await connection.execute(_SQL["upsert"], account.tenant_id, account.account_no, *_columns(after))
+            is_changed = True
+    if row["had_no"] != row["wanted_no"]:
+        await connection.execute(_SQL["set_catalog"], account.account_no, row["wanted_no"])
+    return is_changed
+
+
+def _new_limit(default: offers.LimitDefault) -> NewLimit:
+    return NewLimit(
+        limit_id=default.limit_id,
+        subject=limits.SUBJECTS[default.subject],
+        value=default.value,
+        metric=limits.METRICS[default.metric],
+        window=limits.WINDOWS[default.window],
+        cap=default.cap,
+        observe=default.observe,
+    )
+
+
 async def within(connection: Any, account_no: int) -> list[Definition]:
     """The account's limits, in the connection's transaction."""
-    return [_definition(row) for row in await connection.fetch(_SQL["of_account"], account_no)]
+    return [definition_of(row) for row in await connection.fetch(_SQL["of_account"], account_no)]
 
 
 async def refresh_within(connection: Any, tenant_id: str, account_id: str, now_ms: int) -> None:
@@ -173,13 +254,19 @@ async def _period(connection: Any, account_no: int) -> tuple[str, int]:
 
 
 async def _defined(
-    connection: Any, account_no: int, new: NewLimit, before: Definition | None, now_ms: int
+    connection: Any,
+    account_no: int,
+    new: NewLimit,
+    before: Definition | None,
+    number: int,
+    now_ms: int,
+    *,
+    from_catalog: bool = False,
 ) -> Definition:
-    """The limit as it will be: with its counters if it counts the same as before, otherwise with new ones."""
+    """The limit as it will be: with its counters if it counts the same as before, otherwise with new ones of that number."""
     period, anchor_ms = offers.CALENDAR_MONTH, 0
     if new.window == limits.Window.PERIOD:
         period, anchor_ms = await _period(connection, account_no)
-    number: int = await connection.fetchval(_SQL["next_number"], account_no)
     counts_from_ms = now_ms
     if before is not None:
         old = before.limit
@@ -197,23 +284,25 @@ async def _defined(
         period=period,
         anchor_ms=anchor_ms,
     )
-    return Definition(limit=limit, counts_from_ms=counts_from_ms)
+    return Definition(limit=limit, counts_from_ms=counts_from_ms, from_catalog=from_catalog)
 
 
 async def _write_change(connection: Any, account: catalog.Account, now_ms: int) -> None:
     defined = await within(connection, account.account_no)
     rows = [dataclasses.asdict(one.limit) for one in defined]
     await catalog.settings_within(connection, account, now_ms, limits=rows)
+    await connection.execute(_SQL["forget_uses"], account.account_no)
 
 
 def _columns(one: Definition) -> tuple[Any, ...]:
     limit = one.limit
     what = (int(limit.subject), limit.value, int(limit.metric), int(limit.window))
     bounds = (limit.cap, limit.observe, one.counts_from_ms)
-    return limit.limit_id, limit.limit_no, *what, *bounds, limit.period, limit.anchor_ms
+    return limit.limit_id, limit.limit_no, *what, *bounds, limit.period, limit.anchor_ms, one.from_catalog
 
 
-def _definition(row: Any) -> Definition:
+def definition_of(row: Any) -> Definition:
+    """The definition of a row of the statement `of_account`."""
     limit = limits.Limit(
         limit_no=row["limit_no"],
         limit_id=row["limit_id"],
@@ -226,4 +315,4 @@ def _definition(row: Any) -> Definition:
         period=row["period"],
         anchor_ms=row["anchor_ms"],
     )
-    return Definition(limit=limit, counts_from_ms=row["counts_from_ms"])
+    return Definition(limit=limit, counts_from_ms=row["counts_from_ms"], from_catalog=row["from_catalog"])

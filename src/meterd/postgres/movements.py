@@ -172,30 +172,19 @@ class Movements:
 
         AlreadyExistsError: the key was used with other content. NotFoundError: no such account.
         """
-        digest = catalog.digest_of(account_id, wallet, amount_micros, reason)
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             account = (await catalog.lock_accounts(connection, tenant_id, [account_id])).get(account_id)
-            row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
-            if row is not None:
-                if row["request_digest"] != digest:
-                    wanted = {"account_id": account_id, "wallet": wallet, "amount_micros": amount_micros}
-                    field = next((name for name, value in wanted.items() if row[name] != value), "reason")
-                    raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
-                return _claw_back(row, account_id), True
-            if account is None:
-                raise errors.NotFoundError("account_id: no such account")
-            account_no = account["account_no"]
-            change_no = await connection.fetchval(_SQL["next_change"], account_no)
-            claw_back_id = ids.uuid7(self._clock_ms())
-            head = (tenant_id, claw_back_id, account_no, wallet, amount_micros, reason)
-            await connection.execute(_SQL["insert_claw_back"], *head, idempotency_key, digest, change_no)
-            payload = {"wallet": wallet, "amount_micros": amount_micros}
-            kind = ledger.Kind.CLAW_BACK.value
-            await connection.execute(
-                _SQL["insert_change"], tenant_id, account_no, change_no, kind, claw_back_id, payload
+            return await claw_back_within(
+                connection,
+                account,
+                tenant_id,
+                account_id,
+                wallet=wallet,
+                amount_micros=amount_micros,
+                idempotency_key=idempotency_key,
+                reason=reason,
+                now_ms=self._clock_ms(),
             )
-            row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
-        return _claw_back(row, account_id), False
 
     async def debit(self, tenant_id: str, address: str, txn: uuid.UUID) -> Debit | None:
         """The transfer's record, None if the ledger does not have it yet."""
@@ -214,6 +203,41 @@ class Movements:
         return catalog.grant_of(row) if row is not None else None
 
 
+async def claw_back_within(
+    connection: Any,
+    account: Any,
+    tenant_id: str,
+    account_id: str,
+    *,
+    wallet: str,
+    amount_micros: int,
+    idempotency_key: str,
+    reason: str,
+    now_ms: int,
+) -> tuple[ClawBack, bool]:
+    """As Movements.claw_back, in a transaction that has locked the account's row; None is an account that does not exist."""
+    digest = catalog.digest_of(account_id, wallet, amount_micros, reason)
+    row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
+    if row is not None:
+        if row["request_digest"] != digest:
+            wanted = {"account_id": account_id, "wallet": wallet, "amount_micros": amount_micros}
+            field = next((name for name, value in wanted.items() if row[name] != value), "reason")
+            raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
+        return _claw_back(row, account_id), True
+    if account is None:
+        raise errors.NotFoundError("account_id: no such account")
+    account_no = account["account_no"]
+    change_no = await connection.fetchval(_SQL["next_change"], account_no)
+    claw_back_id = ids.uuid7(now_ms)
+    head = (tenant_id, claw_back_id, account_no, wallet, amount_micros, reason)
+    await connection.execute(_SQL["insert_claw_back"], *head, idempotency_key, digest, change_no)
+    payload = {"wallet": wallet, "amount_micros": amount_micros}
+    kind = ledger.Kind.CLAW_BACK.value
+    await connection.execute(_SQL["insert_change"], tenant_id, account_no, change_no, kind, claw_back_id, payload)
+    row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
+    return _claw_back(row, account_id), False
+
+
 def gift_key(txn: uuid.UUID) -> str:
     """The idempotency key of a transfer's gift."""
     return f"{plans.OWN}transfer:{txn}"
@@ -225,12 +249,20 @@ async def ungifted(connections: asyncpg.Pool, *, since_ms: int, count_max: int) 
     return [Ungifted(tenant_id=row["tenant_id"], txn=row["txn"], address=row["address"]) for row in rows]
 
 
-async def reached(connections: asyncpg.Pool, tenant_id: str, reward: offers.Reward, *, count_max: int) -> list[str]:
-    """Ids of accounts that have reached the reward's lifetime spending, but not had it."""
+async def reached(
+    connections: asyncpg.Pool, tenant_id: str, reward: offers.Reward, *, count_max: int, within_s: float | None = None
+) -> list[str]:
+    """Ids of accounts that have reached the reward's lifetime spending, but not had it.
+
+    `within_s`: only of those for which Postgres got a charge in the last seconds; None: all, which reads every account of the tenant.
+    """
+    arguments: list[Any] = [tenant_id, reward.lifetime_spent_micros, reward.reward_id, count_max]
+    name = "reached"
+    if within_s is not None:
+        name = "reached_lately"
+        arguments.append(within_s)
     async with pool.as_tenant(connections, tenant_id) as connection:
-        rows = await connection.fetch(
-            _SQL["reached"], tenant_id, reward.lifetime_spent_micros, reward.reward_id, count_max
-        )
+        rows = await connection.fetch(_SQL[name], *arguments)
     return [row["account_id"] for row in rows]
 
 

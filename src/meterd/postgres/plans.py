@@ -24,6 +24,8 @@ OWN = "\x1f"
 ALLOWANCE = 3
 PROMOTIONAL = 2
 _WELCOME = f"{OWN}plan"
+# Keys of subscriptions that Stripe renews, changes and ends; its id there follows.
+STRIPE = f"{OWN}stripe:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,45 +75,29 @@ class Plans:
         idempotency_key: str,
         skip_trial: bool = False,
         source_id: str = "",
+        is_prorated: bool = False,
     ) -> Subscribed:
         """The account on the plan, with its first allowances; a plan that it was on has ended, and its allowances are revoked.
+
+        Prorated, the periods go on as those of the plan before, and the first allowances are the share that is left of the period.
 
         AlreadyExistsError: the key was used with other content. NotFoundError: no such account. FailedPreconditionError and
         OutOfRangeError: as for a grant; nothing was written.
         """
-        digest = catalog.digest_of(account_id, plan.plan_id, skip_trial, source_id)
-        now_ms = self._clock_ms()
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             account = (await catalog.lock_accounts(connection, tenant_id, [account_id])).get(account_id)
-            row = await connection.fetchrow(_SQL["subscription_by_key"], tenant_id, idempotency_key)
-            if row is not None:
-                if row["request_digest"] != digest:
-                    raise errors.AlreadyExistsError(
-                        f"idempotency_key: used before with another {_difference(row, account_id, plan, source_id)}"
-                    )
-                welcome = await _welcome(connection, row["account_no"])
-                return Subscribed(subscription=_subscription(row), replayed=True, welcome=welcome)
-            if account is None:
-                raise errors.NotFoundError("account_id: no such account")
-            live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
-            if live is not None:
-                await _end(connection, _subscription(live), now_ms)
-            had_trial: bool = await connection.fetchval(_SQL["had_trial"], account["account_no"])
-            begun = subscriptions.begin(
+            return await subscribe_within(
+                connection,
+                account,
+                tenant_id,
+                account_id,
                 plan,
-                subscription_id=ids.uuid7(now_ms),
-                tenant_id=tenant_id,
-                account_id=account_id,
-                account_no=account["account_no"],
-                address=account["address"],
+                idempotency_key=idempotency_key,
+                skip_trial=skip_trial,
                 source_id=source_id,
-                has_trial=not skip_trial and not had_trial,
-                now_ms=now_ms,
+                is_prorated=is_prorated,
+                now_ms=self._clock_ms(),
             )
-            await _insert(connection, begun, idempotency_key, digest)
-            made = await _advance(connection, account, begun, plan, now_ms)
-            welcome = await _grant_welcome(connection, account, made, now_ms)
-        return Subscribed(subscription=made, replayed=False, welcome=welcome)
 
     async def renew(
         self, tenant_id: str, account_id: str, offered: Callable[[str], offers.Plan | None]
@@ -136,6 +122,7 @@ class Plans:
 
         found = await self._change(tenant_id, account_id, offered, change)
         if found is None:
+            await self.subscription(tenant_id, account_id)
             raise errors.NotFoundError("account_id: the account is on no plan")
         return found
 
@@ -164,6 +151,7 @@ class Plans:
             await catalog.lock_accounts(connection, tenant_id, [account_id])
             row = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
             if row is not None and row["plan_id"] != kept_plan_id:
+                _check_own(row)
                 await _end(connection, _subscription(row), now_ms)
                 await catalog.rule_within(connection, tenant_id, account_id, ledger.NO_PLAN, now_ms)
                 await limits.refresh_within(connection, tenant_id, account_id, now_ms)
@@ -185,6 +173,10 @@ class Plans:
                 return None
             before = _subscription(row)
             after = change(before)
+            if after != before:
+                _check_own(row)
+            if row["idempotency_key"].startswith(STRIPE):
+                return before
             if after.refreshes_ms == 0 and now_ms < after.period_end_ms and after.granted_no > after.period_no:
                 await _revoke(connection, after, after_ms=after.period_end_ms - 1, reason="not renewed", now_ms=now_ms)
                 after = subscriptions.withdrawn(after)
@@ -194,6 +186,8 @@ class Plans:
         """The live subscription, or the last one; NotFoundError if the account never had any."""
         async with pool.as_tenant(self._pool, tenant_id) as connection:
             row = await connection.fetchrow(_SQL["last_subscription"], tenant_id, account_id)
+            if row is None and await connection.fetchval(_SQL["account_no"], tenant_id, account_id) is None:
+                raise errors.NotFoundError("account_id: no such account")
         if row is None:
             raise errors.NotFoundError("account_id: the account never was on a plan")
         return _subscription(row)
@@ -207,6 +201,114 @@ class Plans:
             row = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
             sums = await connection.fetchrow(_SQL["lifetime"], account_no)
         return (_subscription(row) if row is not None else None), Lifetime(**sums)
+
+
+async def subscribe_within(
+    connection: Any,
+    account: Any,
+    tenant_id: str,
+    account_id: str,
+    plan: offers.Plan,
+    *,
+    idempotency_key: str,
+    skip_trial: bool = False,
+    source_id: str = "",
+    is_prorated: bool = False,
+    now_ms: int,
+) -> Subscribed:
+    """As Plans.subscribe, in a transaction that has locked the account's row; None is an account that does not exist."""
+    digest = catalog.digest_of(account_id, plan.plan_id, skip_trial, source_id, *(["prorated"] if is_prorated else []))
+    row = await connection.fetchrow(_SQL["subscription_by_key"], tenant_id, idempotency_key)
+    if row is not None:
+        if row["request_digest"] != digest:
+            field = _difference(row, account_id, plan, source_id)
+            raise errors.AlreadyExistsError(f"idempotency_key: used before with another {field}")
+        welcome = await _welcome(connection, row["account_no"])
+        return Subscribed(subscription=_subscription(row), replayed=True, welcome=welcome)
+    if account is None:
+        raise errors.NotFoundError("account_id: no such account")
+    live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
+    previous = _subscription(live) if live is not None else None
+    if previous is not None:
+        _check_own(live)
+        await _end(connection, previous, now_ms)
+    had_trial: bool = await connection.fetchval(_SQL["had_trial"], account["account_no"])
+    begun = subscriptions.begin(
+        plan,
+        subscription_id=ids.uuid7(now_ms),
+        tenant_id=tenant_id,
+        account_id=account_id,
+        account_no=account["account_no"],
+        address=account["address"],
+        source_id=source_id,
+        has_trial=not skip_trial and not had_trial,
+        now_ms=now_ms,
+        anchor_ms=subscriptions.kept_anchor_ms(previous, plan, now_ms) if is_prorated else 0,
+    )
+    await _insert(connection, begun, idempotency_key, digest)
+    share = subscriptions.share_left(begun, now_ms) if is_prorated else (1, 1)
+    made = await _advance(connection, account, begun, plan, now_ms, share=share)
+    welcome = await _grant_welcome(connection, account, made, now_ms)
+    return Subscribed(subscription=made, replayed=False, welcome=welcome)
+
+
+async def follow_within(
+    connection: Any, account: Any, wanted: subscriptions.Subscription, *, source_id: str, until_ms: int, now_ms: int
+) -> None:
+    """Puts the account on a plan as Stripe has it, in a transaction that has locked the account's row; a repeat changes nothing.
+
+    `wanted` tells all but the id. Its allowances are granted apart, for what was paid, and nothing here renews it; what the plan changes
+    besides holds until `until_ms`. Another subscription that is live ends.
+    """
+    tenant_id, key = wanted.tenant_id, f"{STRIPE}{source_id}"
+    live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, wanted.account_id)
+    row = await connection.fetchrow(_SQL["subscription_by_key"], tenant_id, key)
+    if live is not None and live["idempotency_key"] != key:
+        await _end(connection, _subscription(live), now_ms)
+    if row is None:
+        wanted = dataclasses.replace(wanted, subscription_id=ids.uuid7(now_ms))
+        await _insert(connection, wanted, key, catalog.digest_of(source_id))
+    else:
+        wanted = dataclasses.replace(wanted, subscription_id=row["subscription_id"])
+    await _update(connection, wanted)
+    await _grant_welcome(connection, account, wanted, now_ms)
+    rule = subscriptions.rule(dataclasses.replace(wanted, period_end_ms=until_ms))
+    await catalog.rule_within(connection, tenant_id, wanted.account_id, rule, now_ms)
+    await limits.refresh_within(connection, tenant_id, wanted.account_id, now_ms)
+
+
+async def unfollow_within(
+    connection: Any,
+    account: Any,
+    tenant_id: str,
+    account_id: str,
+    *,
+    source_id: str,
+    ended_ms: int,
+    kept: offers.Plan | None,
+    now_ms: int,
+) -> bool:
+    """Ends what follow_within began, and puts the account on the plan `kept`, if there is one. False: it is not on it (any more)."""
+    live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
+    if live is None or live["idempotency_key"] != f"{STRIPE}{source_id}":
+        return False
+    ended = subscriptions.ended(_subscription(live), ended_ms)
+    await _update(connection, ended)
+    await catalog.rule_within(connection, tenant_id, account_id, ledger.NO_PLAN, now_ms)
+    await limits.refresh_within(connection, tenant_id, account_id, now_ms)
+    if kept is not None and kept.active and kept.plan_id != ended.plan.plan_id:
+        # The key of meter.Subscriptions.fall_back.
+        key = f"{OWN}{ended.subscription_id}:{ids.account_address(tenant_id, account_id)}"
+        await subscribe_within(connection, account, tenant_id, account_id, kept, idempotency_key=key, now_ms=now_ms)
+    return True
+
+
+def _check_own(live: Any) -> None:
+    """FailedPreconditionError for a subscription on which Stripe decides."""
+    if live["idempotency_key"].startswith(STRIPE):
+        raise errors.FailedPreconditionError(
+            "the account's plan is paid through Stripe, and is changed and cancelled there"
+        )
 
 
 async def due(connections: asyncpg.Pool, *, now_ms: int, count_max: int) -> list[Due]:
@@ -250,10 +352,13 @@ async def _advance(
     now_ms: int,
     *,
     before: subscriptions.Subscription | None = None,
+    share: tuple[int, int] = (1, 1),
 ) -> subscriptions.Subscription:
     """Brings the subscription up to now, with its grants and its rule. `before` is as the row has it."""
     has_debts: bool = await connection.fetchval(_SQL["has_debts"], subscription.account_no)
-    step = subscriptions.advance(subscription, now_ms=now_ms, offered=offered, may_grant_ahead=not has_debts)
+    step = subscriptions.advance(
+        subscription, now_ms=now_ms, offered=offered, may_grant_ahead=not has_debts, share=share
+    )
     after = step.subscription
     for allowance in step.allowances:
         new = catalog.NewGrant(
@@ -358,7 +463,7 @@ def _difference(row: Any, account_id: str, plan: offers.Plan, source_id: str) ->
         return "account_id"
     if row["plan_id"] != plan.plan_id:
         return "plan_id"
-    return "source_id" if row["source_id"] != source_id else "skip_trial"
+    return "source_id" if row["source_id"] != source_id else "skip_trial or proration"
 
 
 def _subscription(row: Any) -> subscriptions.Subscription:

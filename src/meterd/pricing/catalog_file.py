@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import yaml
-
-from meterd.core import catalog, money, pricing
+from meterd.core import catalog, limits, money, pricing
 from meterd.pricing import yaml_file
 
 # A larger one would take the server seconds to read.
@@ -37,6 +35,8 @@ _PLAN = (
     "name", "price", "currency", "interval", "period", "allowances", "unlimited", "actions_per_day", "rollover",
     "trial_days", "welcome_bonus", "stripe_price", "active",
 )  # fmt: skip
+
+_LIMIT = ("id", "subject", "value", "metric", "window", "amount", "mode")
 
 ItemT = TypeVar("ItemT")
 
@@ -181,9 +181,49 @@ class _Reader(yaml_file.Reader):
             wallet=self._wallet_of(fields, place),
         )
 
-    def _limits(self, node: yaml_file.Node, place: str) -> list[dict[str, Any]]:
-        items = [(item, f"{place}[{index}]") for index, item in enumerate(self._items(node, place))]
-        return [self._map(item, at, self._plain) for item, at in items]
+    def _limits(self, node: yaml_file.Node, place: str) -> list[catalog.LimitDefault]:
+        items = self._items(node, place)
+        if len(items) > limits.LIMITS_PER_CATALOG_MAX:
+            raise self._error(node, place, f"more than {limits.LIMITS_PER_CATALOG_MAX} entries")
+        found: dict[str, catalog.LimitDefault] = {}
+        for index, item in enumerate(items):
+            limit = self._limit(item, f"{place}[{index}]")
+            if limit.limit_id in found:
+                raise self._error(item, f"{place}[{index}].id", f"{limit.limit_id} stands here twice")
+            found[limit.limit_id] = limit
+        return list(found.values())
+
+    def _limit(self, node: yaml_file.Node, place: str) -> catalog.LimitDefault:
+        fields = self._fields(node, place, _LIMIT)
+        subject = self._one_of(fields, "subject", place, tuple(limits.SUBJECTS))
+        metric = self._one_of(fields, "metric", place, tuple(limits.METRICS))
+        if "value" in fields and limits.SUBJECTS[subject] is limits.Subject.ACCOUNT:
+            raise self._error(fields["value"][0], f"{place}.value", "is for other subjects than account")
+        is_windowless = limits.METRICS[metric] is limits.Metric.HOLDS
+        if is_windowless and "window" in fields:
+            raise self._error(fields["window"][0], f"{place}.window", "open-holds are counted while they are open")
+        window = limits.word(limits.Window.LIFETIME)
+        if not is_windowless:
+            window = self._choice(*self._required(fields, "window", node, place), tuple(limits.WINDOWS))
+        amount_node, amount_at = self._required(fields, "amount", node, place)
+        return catalog.LimitDefault(
+            limit_id=self._text(*self._required(fields, "id", node, place)),
+            subject=subject,
+            value=self._optional(fields, "value", place, self._text) or "",
+            metric=metric,
+            window=window,
+            cap=self._cap(amount_node, amount_at, limits.METRICS[metric]),
+            observe=self._one_of(fields, "mode", place, ("enforce", "observe")) == "observe",
+        )
+
+    def _cap(self, node: yaml_file.Node, place: str, metric: limits.Metric) -> int:
+        if metric in (limits.Metric.CREDITS, limits.Metric.COST):
+            return self._amount(node, place)
+        text = self._scalar(node, place)
+        # Tokens of a month may be more than a price can be.
+        if not (text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= limits.CAP_MAX):
+            raise self._error(node, place, f"must be a whole number of at most {limits.CAP_MAX}")
+        return int(text)
 
     # ---- parts
 
@@ -262,11 +302,3 @@ class _Reader(yaml_file.Reader):
             return count
 
         return self._optional(fields, name, place, read) or 0
-
-    def _plain(self, node: yaml_file.Node, place: str) -> Any:
-        """Mappings, lists and texts as they stand in the file."""
-        if isinstance(node, yaml.MappingNode):
-            return self._map(node, place, self._plain)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._plain(item, f"{place}[{index}]") for index, item in enumerate(self._items(node, place))]
-        return self._scalar(node, place)

@@ -15,8 +15,9 @@ import prometheus_client
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from meterd.billing import service as billing
 from meterd.core import errors
-from meterd.meter import accounts, events, offers, reports
+from meterd.meter import accounts, events, offers, reports, top_ups
 from meterd.postgres import keys, token_keys
 from meterd.server import (
     auth,
@@ -43,7 +44,7 @@ TICK_S = 0.1
 # No call for so long, and what is still open is a client that watches the health: it would do so for ever.
 QUIET_TICKS = 5
 # gRPC's health service tells these apart for clients that watch one of them.
-SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS)
+SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS, methods.BILLING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,13 +225,14 @@ class App:
         )
 
     def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> _Services:
-        book = _accounts(made)
+        topped = top_ups.TopUps(connections=made.connections, catalogs_=made.catalogs, clock_ms=engine.now_ms)
+        book = _accounts(made, topped)
         minted = tokens.Tokens(
             token_keys.TokenKeys(made.connections, clock_ms=engine.now_ms),
             exists=book.get_account,
             clock_ms=engine.now_ms,
         )
-        table = self._methods(made, book, minted)
+        table = self._methods(made, book, topped, minted)
         authenticator = auth.Authenticator(
             keys.Keys(made.connections).find,
             clock_ms=engine.now_ms,
@@ -261,6 +263,7 @@ class App:
             methods.CATALOG: {},
             methods.EVENTS: {},
             methods.REPORTS: {},
+            methods.BILLING: {},
         }
         for path, method in table.items():
             handle = handler.unary(method, authenticator=authenticator, gate=gate, counts=counts[path])
@@ -285,7 +288,7 @@ class App:
         return _Services(streams=streams, watches=watches, calls=calls)
 
     def _methods(
-        self, made: engine.Engine, book: accounts.Accounts, minted: tokens.Tokens
+        self, made: engine.Engine, book: accounts.Accounts, topped: top_ups.TopUps, minted: tokens.Tokens
     ) -> dict[str, methods.Method]:
         sums = reports.Reports(connections=made.connections, books=made.books, clock_ms=engine.now_ms)
         told = events.Events(
@@ -294,12 +297,29 @@ class App:
             clock_ms=engine.now_ms,
         )
         sold = offers.Offers(connections=made.connections, catalogs_=made.catalogs, books=made.books)
+        bills = billing.Billing(
+            connections=made.connections,
+            catalogs_=made.catalogs,
+            stripe_=made.stripe,
+            livemode=self._settings.stripe_livemode,
+            clock_ms=engine.now_ms,
+        )
         return methods.unary(
-            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, minted
+            made.metering,
+            book,
+            sold,
+            sums,
+            told,
+            made.subscriptions,
+            made.movements,
+            made.limits,
+            topped,
+            bills,
+            minted,
         )
 
 
-def _accounts(made: engine.Engine) -> accounts.Accounts:
+def _accounts(made: engine.Engine, topped: top_ups.TopUps) -> accounts.Accounts:
     return accounts.Accounts(
         connections=made.connections,
         store=made.ledger,
@@ -310,5 +330,7 @@ def _accounts(made: engine.Engine) -> accounts.Accounts:
         books=made.books,
         plans_=made.subscriptions,
         movements_=made.movements,
+        limits_=made.limits,
+        top_ups_=topped,
         reach_=made.reach,
     )

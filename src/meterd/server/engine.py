@@ -13,6 +13,7 @@ import asyncpg
 import orjson
 import redis.asyncio
 
+from meterd.billing import outgoing
 from meterd.core import errors, findings, pricing
 from meterd.meter import (
     alerts,
@@ -103,7 +104,17 @@ class Engine:
             clock_ms=now_ms,
         )
         self.limits = limits.Limits(
-            definitions_=definitions.Limits(connections), store=self.ledger, hydrator=self.hydrator, reach_=self.reach
+            definitions_=definitions.Limits(connections),
+            store=self.ledger,
+            hydrator=self.hydrator,
+            reach_=self.reach,
+            catalogs_=self.catalogs,
+        )
+        self.stripe = outgoing.opened(
+            settings.stripe_api_key,
+            livemode=settings.stripe_livemode,
+            base=settings.stripe_api_base,
+            timeout_s=settings.stripe_timeout_ms / 1000,
         )
         self.metrics = metrics.Metrics()
         self.flusher: flusher.Flusher | None = None
@@ -170,6 +181,8 @@ class Engine:
         )
         self.renewer = renewer
         self._run("renewer", renewer.run(self._stop), stop)
+        follower = limits.Follower(self.connections, limits_=self.limits)
+        self._run("limits", follower.run(self._stop), stop)
         deliverer = webhooks.Deliverer(self.connections, allow_private=settings.webhooks_allow_private, clock_ms=now_ms)
         self.deliverer = deliverer
         self._run("webhooks", deliverer.run(self._stop), stop)
@@ -295,6 +308,8 @@ class Engine:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         await self.runner.close()
+        if self.stripe is not None:
+            await self.stripe.close()
         if self._flusher_client is not None:
             await self._flusher_client.aclose()
         self.connections.terminate()

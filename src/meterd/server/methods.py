@@ -8,15 +8,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions
+from meterd.billing import service as billing
+from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions, top_ups
 from meterd.server import auth, tokens
-from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
+from meterd_client.v1 import accounts_pb2, billing_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 METERING = "meterd.v1.Metering"
 ACCOUNTS = "meterd.v1.Accounts"
 CATALOG = "meterd.v1.Catalog"
 REPORTS = "meterd.v1.Reports"
 EVENTS = "meterd.v1.Events"
+BILLING = "meterd.v1.Billing"
 STREAM = f"/{METERING}/Stream"
 WATCH = f"/{ACCOUNTS}/Watch"
 BALANCE = f"/{ACCOUNTS}/GetBalance"
@@ -51,6 +53,8 @@ def unary(
     plan: subscriptions.Subscriptions,
     moves: movements.Movements,
     bounds: limits.Limits,
+    topped: top_ups.TopUps,
+    bills: billing.Billing,
     minted: tokens.Tokens,
 ) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
@@ -78,6 +82,8 @@ def unary(
         f"/{ACCOUNTS}/Transfer": moves.transfer,
         f"/{ACCOUNTS}/ClawBack": moves.claw_back,
         f"/{ACCOUNTS}/ClaimReward": moves.claim_reward,
+        f"/{ACCOUNTS}/SetTopUp": topped.set_top_up,
+        f"/{ACCOUNTS}/DeleteTopUp": topped.delete_top_up,
         f"/{ACCOUNTS}/SetLimit": bounds.set_limit,
         f"/{ACCOUNTS}/DeleteLimit": bounds.delete_limit,
         f"/{ACCOUNTS}/ListLimits": bounds.list_limits,
@@ -91,6 +97,13 @@ def unary(
         f"/{EVENTS}/SetLowBalance": told.set_low_balance,
         f"/{CATALOG}/GetCatalog": sold.get_catalog,
         f"/{CATALOG}/ApplyCatalog": sold.apply_catalog,
+        f"/{BILLING}/CreateCheckoutSession": bills.create_checkout_session,
+        f"/{BILLING}/CreatePaymentIntent": bills.create_payment_intent,
+        f"/{BILLING}/CreatePortalSession": bills.create_portal_session,
+        f"/{BILLING}/ListPurchases": bills.list_purchases,
+        f"/{BILLING}/GetPurchase": bills.get_purchase,
+        f"/{BILLING}/CancelPurchase": bills.cancel_purchase,
+        f"/{BILLING}/CancelBilling": bills.cancel_billing,
         f"/{REPORTS}/Usage": sums.usage,
         f"/{REPORTS}/Revenue": sums.revenue,
         f"/{REPORTS}/Burn": sums.burn,
@@ -114,7 +127,7 @@ def unary(
 def declared() -> dict[str, tuple[Any, Any]]:
     """Module and descriptor of each unary method that the protos declare."""
     found: dict[str, tuple[Any, Any]] = {}
-    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2):
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2, billing_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"

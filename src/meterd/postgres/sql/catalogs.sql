@@ -20,6 +20,10 @@ RETURNING tenant_id, catalog_no, version, document, meterd_ms(applied_at) AS app
 -- Under the lock, in the transaction that inserts the catalog. A repeat sets the same.
 UPDATE tenants SET low_balance_micros = $2 WHERE tenant_id = $1;
 
+-- name: set_limits
+-- As set_low_balance.
+UPDATE tenants SET limits_catalog_no = $2 WHERE tenant_id = $1;
+
 -- name: newer
 -- The catalogs in force of all tenants that are not what the caller has.
 SELECT c.tenant_id, c.catalog_no, c.version, c.document, meterd_ms(c.applied_at) AS applied_ms, c.applied_by

@@ -9,15 +9,38 @@ WHERE a.tenant_id = $1 AND a.account_id = $2 ORDER BY l.limit_id COLLATE "C";
 
 -- name: upsert
 -- A repeat writes the same.
-INSERT INTO limits (tenant_id, account_no, limit_id, limit_no, subject, value, metric, span, cap, observe, counts_from, period, anchor)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, meterd_time($11), $12, meterd_time($13))
+INSERT INTO limits (tenant_id, account_no, limit_id, limit_no, subject, value, metric, span, cap, observe, counts_from, period, anchor,
+    from_catalog)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, meterd_time($11), $12, meterd_time($13), $14)
 ON CONFLICT (account_no, limit_id) DO UPDATE SET limit_no = excluded.limit_no, subject = excluded.subject, value = excluded.value,
     metric = excluded.metric, span = excluded.span, cap = excluded.cap, observe = excluded.observe, counts_from = excluded.counts_from,
-    period = excluded.period, anchor = excluded.anchor;
+    period = excluded.period, anchor = excluded.anchor, from_catalog = excluded.from_catalog;
 
 -- name: delete
 -- A repeat finds nothing to delete.
 DELETE FROM limits WHERE account_no = $1 AND limit_id = $2;
+
+-- name: forget_uses
+-- Of limits that are gone, or count anew. A repeat finds nothing to delete.
+DELETE FROM limit_uses AS u WHERE u.account_no = $1
+    AND NOT EXISTS (SELECT FROM limits AS l WHERE l.account_no = u.account_no AND l.limit_no = u.limit_no);
+
+-- name: catalog_limits
+-- The limits that the tenant's accounts are to have, of whatever catalog changed them last, and which ones the account has.
+SELECT t.limits_catalog_no AS wanted_no, a.limits_catalog_no AS had_no, coalesce(c.document -> 'limits', '[]') AS limits
+FROM accounts AS a JOIN tenants AS t ON t.tenant_id = a.tenant_id
+LEFT JOIN catalogs AS c ON c.tenant_id = t.tenant_id AND c.catalog_no = t.limits_catalog_no
+WHERE a.account_no = $1;
+
+-- name: set_catalog
+-- A repeat sets the same.
+UPDATE accounts SET limits_catalog_no = $2 WHERE account_no = $1;
+
+-- name: behind
+-- Accounts that do not have the limits of their tenant's catalog yet, by the index of both columns.
+SELECT a.account_no, a.tenant_id, a.account_id, a.address
+FROM tenants AS t JOIN accounts AS a ON a.tenant_id = t.tenant_id AND a.limits_catalog_no < t.limits_catalog_no
+WHERE t.limits_catalog_no > 0 AND a.account_no > $1 ORDER BY a.account_no LIMIT $2;
 
 -- name: next_number
 -- Under the account's lock: the number of the change that comes next.

@@ -91,11 +91,29 @@ WHERE a.account_no = $1 GROUP BY a.account_no, a.spent_micros, a.expired_micros,
 SELECT account_no FROM accounts WHERE tenant_id = $1 AND account_id = $2;
 
 -- name: reached
--- Accounts that have spent enough, not counting what they gave away, but not had the reward.
-SELECT a.account_id FROM accounts AS a
-WHERE a.tenant_id = $1 AND a.spent_micros >= $2
-    AND NOT EXISTS (SELECT FROM reward_claims AS c WHERE c.account_no = a.account_no AND c.reward_id = $3)
-    AND a.spent_micros - (SELECT coalesce(sum(l.charged_micros), 0) FROM ledger AS l WHERE l.account_no = a.account_no AND l.overage = 6) >= $2
+-- Accounts that have spent enough, not counting what they gave away, but not had the reward. Reads all accounts of the tenant.
+WITH waiting AS MATERIALIZED (
+    SELECT a.account_no, a.account_id, a.spent_micros FROM accounts AS a
+    WHERE a.tenant_id = $1 AND a.spent_micros >= $2
+        AND NOT EXISTS (SELECT FROM reward_claims AS c WHERE c.account_no = a.account_no AND c.reward_id = $3)
+)
+SELECT w.account_id FROM waiting AS w
+WHERE w.spent_micros - (SELECT coalesce(sum(l.charged_micros), 0) FROM ledger AS l WHERE l.account_no = w.account_no AND l.overage = 6) >= $2
+LIMIT $4;
+
+-- name: reached_lately
+-- The same, of those that were charged in the last seconds, by the index on flushed_at. Months before are not looked into.
+WITH moved AS MATERIALIZED (
+    SELECT DISTINCT l.account_no FROM ledger AS l
+    WHERE l.tenant_id = $1 AND l.flushed_at >= now() - make_interval(secs => $5) AND l.txn_at >= now() - interval '35 days'
+        AND l.charged_micros > 0
+), waiting AS MATERIALIZED (
+    SELECT a.account_no, a.account_id, a.spent_micros FROM moved JOIN accounts AS a USING (account_no)
+    WHERE a.tenant_id = $1 AND a.spent_micros >= $2
+        AND NOT EXISTS (SELECT FROM reward_claims AS c WHERE c.account_no = a.account_no AND c.reward_id = $3)
+)
+SELECT w.account_id FROM waiting AS w
+WHERE w.spent_micros - (SELECT coalesce(sum(l.charged_micros), 0) FROM ledger AS l WHERE l.account_no = w.account_no AND l.overage = 6) >= $2
 LIMIT $4;
 
 -- name: claw_back_by_key

@@ -12,8 +12,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Proration(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PRORATION_UNSPECIFIED: _ClassVar[Proration]
+    PRORATION_NONE: _ClassVar[Proration]
+    PRORATION_CREDITS: _ClassVar[Proration]
+PRORATION_UNSPECIFIED: Proration
+PRORATION_NONE: Proration
+PRORATION_CREDITS: Proration
+
 class Account(_message.Message):
-    __slots__ = ("account_id", "overage_policy", "overdraft_limit_micros", "strict_expiry", "frozen", "created_at", "lifetime")
+    __slots__ = ("account_id", "overage_policy", "overdraft_limit_micros", "strict_expiry", "frozen", "created_at", "lifetime", "top_up")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     OVERAGE_POLICY_FIELD_NUMBER: _ClassVar[int]
     OVERDRAFT_LIMIT_MICROS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +30,7 @@ class Account(_message.Message):
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
+    TOP_UP_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     overage_policy: _types_pb2.OveragePolicy
     overdraft_limit_micros: int
@@ -28,7 +38,8 @@ class Account(_message.Message):
     frozen: bool
     created_at: _timestamp_pb2.Timestamp
     lifetime: Lifetime
-    def __init__(self, account_id: _Optional[str] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., overdraft_limit_micros: _Optional[int] = ..., strict_expiry: _Optional[bool] = ..., frozen: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lifetime: _Optional[_Union[Lifetime, _Mapping]] = ...) -> None: ...
+    top_up: TopUp
+    def __init__(self, account_id: _Optional[str] = ..., overage_policy: _Optional[_Union[_types_pb2.OveragePolicy, str]] = ..., overdraft_limit_micros: _Optional[int] = ..., strict_expiry: _Optional[bool] = ..., frozen: _Optional[bool] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., lifetime: _Optional[_Union[Lifetime, _Mapping]] = ..., top_up: _Optional[_Union[TopUp, _Mapping]] = ...) -> None: ...
 
 class Lifetime(_message.Message):
     __slots__ = ("purchased_micros", "earned_micros", "allowance_micros", "spent_micros", "transferred_micros", "lost_micros")
@@ -416,18 +427,20 @@ class Subscription(_message.Message):
     def __init__(self, subscription_id: _Optional[str] = ..., account_id: _Optional[str] = ..., plan: _Optional[_Union[_catalog_pb2.Plan, _Mapping]] = ..., status: _Optional[_Union[Subscription.Status, str]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period_no: _Optional[int] = ..., period_start: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., period_end: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., terms_until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., trial_ends_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_at_period_end: _Optional[bool] = ..., canceled_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., source_id: _Optional[str] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
-    __slots__ = ("idempotency_key", "account_id", "plan_id", "skip_trial", "source_id")
+    __slots__ = ("idempotency_key", "account_id", "plan_id", "skip_trial", "source_id", "proration")
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_ID_FIELD_NUMBER: _ClassVar[int]
     SKIP_TRIAL_FIELD_NUMBER: _ClassVar[int]
     SOURCE_ID_FIELD_NUMBER: _ClassVar[int]
+    PRORATION_FIELD_NUMBER: _ClassVar[int]
     idempotency_key: str
     account_id: str
     plan_id: str
     skip_trial: bool
     source_id: str
-    def __init__(self, idempotency_key: _Optional[str] = ..., account_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., skip_trial: _Optional[bool] = ..., source_id: _Optional[str] = ...) -> None: ...
+    proration: Proration
+    def __init__(self, idempotency_key: _Optional[str] = ..., account_id: _Optional[str] = ..., plan_id: _Optional[str] = ..., skip_trial: _Optional[bool] = ..., source_id: _Optional[str] = ..., proration: _Optional[_Union[Proration, str]] = ...) -> None: ...
 
 class SubscribeResponse(_message.Message):
     __slots__ = ("subscription", "replayed", "projected", "welcome")
@@ -589,8 +602,50 @@ class ClaimRewardResponse(_message.Message):
     required_micros: int
     def __init__(self, grants: _Optional[_Iterable[_Union[GrantRecord, _Mapping]]] = ..., replayed: _Optional[bool] = ..., projected: _Optional[bool] = ..., refusal: _Optional[_Union[ClaimRewardResponse.Refusal, str]] = ..., retry_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., spent_micros: _Optional[int] = ..., required_micros: _Optional[int] = ...) -> None: ...
 
+class TopUp(_message.Message):
+    __slots__ = ("package_id", "wallet", "threshold_micros", "per_month_max", "requested_this_month")
+    PACKAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    WALLET_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_MICROS_FIELD_NUMBER: _ClassVar[int]
+    PER_MONTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_THIS_MONTH_FIELD_NUMBER: _ClassVar[int]
+    package_id: str
+    wallet: str
+    threshold_micros: int
+    per_month_max: int
+    requested_this_month: int
+    def __init__(self, package_id: _Optional[str] = ..., wallet: _Optional[str] = ..., threshold_micros: _Optional[int] = ..., per_month_max: _Optional[int] = ..., requested_this_month: _Optional[int] = ...) -> None: ...
+
+class SetTopUpRequest(_message.Message):
+    __slots__ = ("account_id", "top_up")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    TOP_UP_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    top_up: TopUp
+    def __init__(self, account_id: _Optional[str] = ..., top_up: _Optional[_Union[TopUp, _Mapping]] = ...) -> None: ...
+
+class SetTopUpResponse(_message.Message):
+    __slots__ = ("top_up", "replayed")
+    TOP_UP_FIELD_NUMBER: _ClassVar[int]
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    top_up: TopUp
+    replayed: bool
+    def __init__(self, top_up: _Optional[_Union[TopUp, _Mapping]] = ..., replayed: _Optional[bool] = ...) -> None: ...
+
+class DeleteTopUpRequest(_message.Message):
+    __slots__ = ("account_id",)
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    def __init__(self, account_id: _Optional[str] = ...) -> None: ...
+
+class DeleteTopUpResponse(_message.Message):
+    __slots__ = ("replayed",)
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    replayed: bool
+    def __init__(self, replayed: _Optional[bool] = ...) -> None: ...
+
 class Limit(_message.Message):
-    __slots__ = ("limit_id", "subject", "value", "metric", "window", "amount", "observe", "counts_from")
+    __slots__ = ("limit_id", "subject", "value", "metric", "window", "amount", "observe", "counts_from", "from_catalog")
     LIMIT_ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -599,6 +654,7 @@ class Limit(_message.Message):
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     OBSERVE_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FROM_FIELD_NUMBER: _ClassVar[int]
+    FROM_CATALOG_FIELD_NUMBER: _ClassVar[int]
     limit_id: str
     subject: _types_pb2.LimitSubject
     value: str
@@ -607,7 +663,8 @@ class Limit(_message.Message):
     amount: int
     observe: bool
     counts_from: _timestamp_pb2.Timestamp
-    def __init__(self, limit_id: _Optional[str] = ..., subject: _Optional[_Union[_types_pb2.LimitSubject, str]] = ..., value: _Optional[str] = ..., metric: _Optional[_Union[_types_pb2.LimitMetric, str]] = ..., window: _Optional[_Union[_types_pb2.LimitWindow, str]] = ..., amount: _Optional[int] = ..., observe: _Optional[bool] = ..., counts_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    from_catalog: bool
+    def __init__(self, limit_id: _Optional[str] = ..., subject: _Optional[_Union[_types_pb2.LimitSubject, str]] = ..., value: _Optional[str] = ..., metric: _Optional[_Union[_types_pb2.LimitMetric, str]] = ..., window: _Optional[_Union[_types_pb2.LimitWindow, str]] = ..., amount: _Optional[int] = ..., observe: _Optional[bool] = ..., counts_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., from_catalog: _Optional[bool] = ...) -> None: ...
 
 class LimitUse(_message.Message):
     __slots__ = ("value", "operation_id", "used", "would_deny_count", "resets_at")

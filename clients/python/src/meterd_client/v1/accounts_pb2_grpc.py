@@ -121,6 +121,16 @@ class AccountsStub:
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.SerializeToString,
                 response_deserializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.FromString,
                 _registered_method=True)
+        self.SetTopUp = channel.unary_unary(
+                '/meterd.v1.Accounts/SetTopUp',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.FromString,
+                _registered_method=True)
+        self.DeleteTopUp = channel.unary_unary(
+                '/meterd.v1.Accounts/DeleteTopUp',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.FromString,
+                _registered_method=True)
         self.SetLimit = channel.unary_unary(
                 '/meterd.v1.Accounts/SetLimit',
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.SetLimitRequest.SerializeToString,
@@ -271,16 +281,32 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTopUp(self, request, context):
+        """Lets a top-up be asked for, by the event topup.requested, when what is left of a wallet falls to the threshold or below it: at most
+        so often a month (UTC), whatever is changed in between. A repeat changes nothing. NOT_FOUND: no such package, or it is not active.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTopUp(self, request, context):
+        """Asks for no more top-ups. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetLimit(self, request, context):
         """Sets a limit, or changes the one of that id. Another amount or mode takes effect at once, on what has been used already; with another
-        subject, metric or window the count begins anew. A repeat changes nothing. FAILED_PRECONDITION: the account has 32 limits.
+        subject, metric or window the count begins anew. A repeat changes nothing. FAILED_PRECONDITION: the account has 32 limits of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteLimit(self, request, context):
-        """Removes a limit. A repeat changes nothing.
+        """Removes a limit of the account; the catalog's of that id, if it has one, is in force again. A repeat changes nothing.
+        FAILED_PRECONDITION: the limit is the catalog's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -389,6 +415,16 @@ def add_AccountsServicer_to_server(servicer, server):
                     servicer.ClaimReward,
                     request_deserializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.FromString,
                     response_serializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.SerializeToString,
+            ),
+            'SetTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTopUp,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.SerializeToString,
+            ),
+            'DeleteTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTopUp,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.SerializeToString,
             ),
             'SetLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.SetLimit,
@@ -872,6 +908,60 @@ class Accounts:
             '/meterd.v1.Accounts/ClaimReward',
             meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.SerializeToString,
             meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/SetTopUp',
+            meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/DeleteTopUp',
+            meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.FromString,
             options,
             channel_credentials,
             insecure,

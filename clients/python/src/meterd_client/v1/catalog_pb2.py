@@ -23,39 +23,42 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from meterd_client.v1 import types_pb2 as meterd_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17meterd/v1/catalog.proto\x12\tmeterd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x07Package\x12\x12\n\npackage_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\x12\x14\n\x0c\x62onus_micros\x18\x04 \x01(\x03\x12\r\n\x05price\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x18\n\x10\x64iscount_percent\x18\x07 \x01(\t\x12\r\n\x05\x66lags\x18\x08 \x03(\t\x12\x14\n\x0cstripe_price\x18\t \x01(\t\x12\x0e\n\x06wallet\x18\n \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x0b \x01(\x08\"2\n\tAllowance\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\"\xbb\x02\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x10\n\x08interval\x18\x05 \x01(\t\x12!\n\x06period\x18\x06 \x01(\x0e\x32\x11.meterd.v1.Period\x12(\n\nallowances\x18\x07 \x03(\x0b\x32\x14.meterd.v1.Allowance\x12\x11\n\tunlimited\x18\x08 \x01(\x08\x12\x17\n\x0f\x61\x63tions_per_day\x18\t \x01(\x03\x12\x10\n\x08rollover\x18\n \x01(\x08\x12\x12\n\ntrial_days\x18\x0b \x01(\x05\x12\x1c\n\x14welcome_bonus_micros\x18\x0c \x01(\x03\x12\x14\n\x0cstripe_price\x18\r \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x0e \x01(\x08\"t\n\x07\x46\x65\x61ture\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x15\n\ramount_micros\x18\x04 \x01(\x03\x12\x0e\n\x06wallet\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\"|\n\x04Rate\x12\x0f\n\x07rate_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bunit_micros\x18\x03 \x01(\t\x12\x0e\n\x06wallet\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x12\n\nfractional\x18\x07 \x01(\x08\"\x91\x01\n\x06Reward\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x12\n\nweekly_cap\x18\x05 \x01(\x05\x12\x1d\n\x15lifetime_spent_micros\x18\x06 \x01(\x03\x12\x0e\n\x06wallet\x18\x07 \x01(\t\"\\\n\x0f\x41\x63\x63ountDefaults\x12\x1c\n\x14welcome_bonus_micros\x18\x01 \x01(\x03\x12\x1a\n\x12low_balance_micros\x18\x02 \x01(\x03\x12\x0f\n\x07plan_id\x18\x03 \x01(\t\"\x13\n\x11GetCatalogRequest\"\xe3\x02\n\x12GetCatalogResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x08packages\x18\x02 \x03(\x0b\x32\x12.meterd.v1.Package\x12\x1e\n\x05plans\x18\x03 \x03(\x0b\x32\x0f.meterd.v1.Plan\x12$\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x12.meterd.v1.Feature\x12\x1e\n\x05rates\x18\x05 \x03(\x0b\x32\x0f.meterd.v1.Rate\x12\"\n\x07rewards\x18\x06 \x03(\x0b\x32\x11.meterd.v1.Reward\x12\x18\n\x10\x63redit_value_usd\x18\x07 \x01(\t\x12.\n\napplied_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x61\x63\x63ount\x18\t \x01(\x0b\x32\x1a.meterd.v1.AccountDefaults\x12\x15\n\rprice_version\x18\n \x01(\t\"\x80\x01\n\x13\x41pplyCatalogRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\napplied_by\x18\x04 \x01(\tB\x13\n\x11_expected_version\"c\n\x14\x41pplyCatalogResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\x18\n\x10previous_version\x18\x04 \x01(\t*i\n\x06Period\x12\x16\n\x12PERIOD_UNSPECIFIED\x10\x00\x12\x19\n\x15PERIOD_CALENDAR_MONTH\x10\x01\x12\x12\n\x0ePERIOD_30_DAYS\x10\x02\x12\x18\n\x14PERIOD_BILLING_MONTH\x10\x03\x32\xa5\x01\n\x07\x43\x61talog\x12I\n\nGetCatalog\x12\x1c.meterd.v1.GetCatalogRequest\x1a\x1d.meterd.v1.GetCatalogResponse\x12O\n\x0c\x41pplyCatalog\x12\x1e.meterd.v1.ApplyCatalogRequest\x1a\x1f.meterd.v1.ApplyCatalogResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17meterd/v1/catalog.proto\x12\tmeterd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15meterd/v1/types.proto\"\xd8\x01\n\x07Package\x12\x12\n\npackage_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\x12\x14\n\x0c\x62onus_micros\x18\x04 \x01(\x03\x12\r\n\x05price\x18\x05 \x01(\t\x12\x10\n\x08\x63urrency\x18\x06 \x01(\t\x12\x18\n\x10\x64iscount_percent\x18\x07 \x01(\t\x12\r\n\x05\x66lags\x18\x08 \x03(\t\x12\x14\n\x0cstripe_price\x18\t \x01(\t\x12\x0e\n\x06wallet\x18\n \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x0b \x01(\x08\"2\n\tAllowance\x12\x0e\n\x06wallet\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\"\xbb\x02\n\x04Plan\x12\x0f\n\x07plan_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12\x10\n\x08interval\x18\x05 \x01(\t\x12!\n\x06period\x18\x06 \x01(\x0e\x32\x11.meterd.v1.Period\x12(\n\nallowances\x18\x07 \x03(\x0b\x32\x14.meterd.v1.Allowance\x12\x11\n\tunlimited\x18\x08 \x01(\x08\x12\x17\n\x0f\x61\x63tions_per_day\x18\t \x01(\x03\x12\x10\n\x08rollover\x18\n \x01(\x08\x12\x12\n\ntrial_days\x18\x0b \x01(\x05\x12\x1c\n\x14welcome_bonus_micros\x18\x0c \x01(\x03\x12\x14\n\x0cstripe_price\x18\r \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x0e \x01(\x08\"t\n\x07\x46\x65\x61ture\x12\x12\n\nfeature_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x03 \x01(\t\x12\x15\n\ramount_micros\x18\x04 \x01(\x03\x12\x0e\n\x06wallet\x18\x05 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x06 \x01(\x08\"|\n\x04Rate\x12\x0f\n\x07rate_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bunit_micros\x18\x03 \x01(\t\x12\x0e\n\x06wallet\x18\x04 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x05 \x01(\x08\x12\x0c\n\x04unit\x18\x06 \x01(\t\x12\x12\n\nfractional\x18\x07 \x01(\x08\"\x91\x01\n\x06Reward\x12\x11\n\treward_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\ramount_micros\x18\x03 \x01(\x03\x12\x0c\n\x04kind\x18\x04 \x01(\t\x12\x12\n\nweekly_cap\x18\x05 \x01(\x05\x12\x1d\n\x15lifetime_spent_micros\x18\x06 \x01(\x03\x12\x0e\n\x06wallet\x18\x07 \x01(\t\"\\\n\x0f\x41\x63\x63ountDefaults\x12\x1c\n\x14welcome_bonus_micros\x18\x01 \x01(\x03\x12\x1a\n\x12low_balance_micros\x18\x02 \x01(\x03\x12\x0f\n\x07plan_id\x18\x03 \x01(\t\"\xca\x01\n\x0cLimitDefault\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12(\n\x07subject\x18\x02 \x01(\x0e\x32\x17.meterd.v1.LimitSubject\x12\r\n\x05value\x18\x03 \x01(\t\x12&\n\x06metric\x18\x04 \x01(\x0e\x32\x16.meterd.v1.LimitMetric\x12&\n\x06window\x18\x05 \x01(\x0e\x32\x16.meterd.v1.LimitWindow\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x0f\n\x07observe\x18\x07 \x01(\x08\"\x13\n\x11GetCatalogRequest\"\x8c\x03\n\x12GetCatalogResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12$\n\x08packages\x18\x02 \x03(\x0b\x32\x12.meterd.v1.Package\x12\x1e\n\x05plans\x18\x03 \x03(\x0b\x32\x0f.meterd.v1.Plan\x12$\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32\x12.meterd.v1.Feature\x12\x1e\n\x05rates\x18\x05 \x03(\x0b\x32\x0f.meterd.v1.Rate\x12\"\n\x07rewards\x18\x06 \x03(\x0b\x32\x11.meterd.v1.Reward\x12\x18\n\x10\x63redit_value_usd\x18\x07 \x01(\t\x12.\n\napplied_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x61\x63\x63ount\x18\t \x01(\x0b\x32\x1a.meterd.v1.AccountDefaults\x12\x15\n\rprice_version\x18\n \x01(\t\x12\'\n\x06limits\x18\x0b \x03(\x0b\x32\x17.meterd.v1.LimitDefault\"\x80\x01\n\x13\x41pplyCatalogRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x1d\n\x10\x65xpected_version\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x12\n\napplied_by\x18\x04 \x01(\tB\x13\n\x11_expected_version\"c\n\x14\x41pplyCatalogResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\x18\n\x10previous_version\x18\x04 \x01(\t*i\n\x06Period\x12\x16\n\x12PERIOD_UNSPECIFIED\x10\x00\x12\x19\n\x15PERIOD_CALENDAR_MONTH\x10\x01\x12\x12\n\x0ePERIOD_30_DAYS\x10\x02\x12\x18\n\x14PERIOD_BILLING_MONTH\x10\x03\x32\xa5\x01\n\x07\x43\x61talog\x12I\n\nGetCatalog\x12\x1c.meterd.v1.GetCatalogRequest\x1a\x1d.meterd.v1.GetCatalogResponse\x12O\n\x0c\x41pplyCatalog\x12\x1e.meterd.v1.ApplyCatalogRequest\x1a\x1f.meterd.v1.ApplyCatalogResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterd.v1.catalog_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PERIOD']._serialized_start=1757
-  _globals['_PERIOD']._serialized_end=1862
-  _globals['_PACKAGE']._serialized_start=72
-  _globals['_PACKAGE']._serialized_end=288
-  _globals['_ALLOWANCE']._serialized_start=290
-  _globals['_ALLOWANCE']._serialized_end=340
-  _globals['_PLAN']._serialized_start=343
-  _globals['_PLAN']._serialized_end=658
-  _globals['_FEATURE']._serialized_start=660
-  _globals['_FEATURE']._serialized_end=776
-  _globals['_RATE']._serialized_start=778
-  _globals['_RATE']._serialized_end=902
-  _globals['_REWARD']._serialized_start=905
-  _globals['_REWARD']._serialized_end=1050
-  _globals['_ACCOUNTDEFAULTS']._serialized_start=1052
-  _globals['_ACCOUNTDEFAULTS']._serialized_end=1144
-  _globals['_GETCATALOGREQUEST']._serialized_start=1146
-  _globals['_GETCATALOGREQUEST']._serialized_end=1165
-  _globals['_GETCATALOGRESPONSE']._serialized_start=1168
-  _globals['_GETCATALOGRESPONSE']._serialized_end=1523
-  _globals['_APPLYCATALOGREQUEST']._serialized_start=1526
-  _globals['_APPLYCATALOGREQUEST']._serialized_end=1654
-  _globals['_APPLYCATALOGRESPONSE']._serialized_start=1656
-  _globals['_APPLYCATALOGRESPONSE']._serialized_end=1755
-  _globals['_CATALOG']._serialized_start=1865
-  _globals['_CATALOG']._serialized_end=2030
+  _globals['_PERIOD']._serialized_start=2026
+  _globals['_PERIOD']._serialized_end=2131
+  _globals['_PACKAGE']._serialized_start=95
+  _globals['_PACKAGE']._serialized_end=311
+  _globals['_ALLOWANCE']._serialized_start=313
+  _globals['_ALLOWANCE']._serialized_end=363
+  _globals['_PLAN']._serialized_start=366
+  _globals['_PLAN']._serialized_end=681
+  _globals['_FEATURE']._serialized_start=683
+  _globals['_FEATURE']._serialized_end=799
+  _globals['_RATE']._serialized_start=801
+  _globals['_RATE']._serialized_end=925
+  _globals['_REWARD']._serialized_start=928
+  _globals['_REWARD']._serialized_end=1073
+  _globals['_ACCOUNTDEFAULTS']._serialized_start=1075
+  _globals['_ACCOUNTDEFAULTS']._serialized_end=1167
+  _globals['_LIMITDEFAULT']._serialized_start=1170
+  _globals['_LIMITDEFAULT']._serialized_end=1372
+  _globals['_GETCATALOGREQUEST']._serialized_start=1374
+  _globals['_GETCATALOGREQUEST']._serialized_end=1393
+  _globals['_GETCATALOGRESPONSE']._serialized_start=1396
+  _globals['_GETCATALOGRESPONSE']._serialized_end=1792
+  _globals['_APPLYCATALOGREQUEST']._serialized_start=1795
+  _globals['_APPLYCATALOGREQUEST']._serialized_end=1923
+  _globals['_APPLYCATALOGRESPONSE']._serialized_start=1925
+  _globals['_APPLYCATALOGRESPONSE']._serialized_end=2024
+  _globals['_CATALOG']._serialized_start=2134
+  _globals['_CATALOG']._serialized_end=2299
 # @@protoc_insertion_point(module_scope)

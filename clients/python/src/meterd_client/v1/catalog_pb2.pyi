@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from meterd_client.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -149,12 +150,30 @@ class AccountDefaults(_message.Message):
     plan_id: str
     def __init__(self, welcome_bonus_micros: _Optional[int] = ..., low_balance_micros: _Optional[int] = ..., plan_id: _Optional[str] = ...) -> None: ...
 
+class LimitDefault(_message.Message):
+    __slots__ = ("limit_id", "subject", "value", "metric", "window", "amount", "observe")
+    LIMIT_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    OBSERVE_FIELD_NUMBER: _ClassVar[int]
+    limit_id: str
+    subject: _types_pb2.LimitSubject
+    value: str
+    metric: _types_pb2.LimitMetric
+    window: _types_pb2.LimitWindow
+    amount: int
+    observe: bool
+    def __init__(self, limit_id: _Optional[str] = ..., subject: _Optional[_Union[_types_pb2.LimitSubject, str]] = ..., value: _Optional[str] = ..., metric: _Optional[_Union[_types_pb2.LimitMetric, str]] = ..., window: _Optional[_Union[_types_pb2.LimitWindow, str]] = ..., amount: _Optional[int] = ..., observe: _Optional[bool] = ...) -> None: ...
+
 class GetCatalogRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class GetCatalogResponse(_message.Message):
-    __slots__ = ("version", "packages", "plans", "features", "rates", "rewards", "credit_value_usd", "applied_at", "account", "price_version")
+    __slots__ = ("version", "packages", "plans", "features", "rates", "rewards", "credit_value_usd", "applied_at", "account", "price_version", "limits")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
     PLANS_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +184,7 @@ class GetCatalogResponse(_message.Message):
     APPLIED_AT_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_FIELD_NUMBER: _ClassVar[int]
     PRICE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     version: str
     packages: _containers.RepeatedCompositeFieldContainer[Package]
     plans: _containers.RepeatedCompositeFieldContainer[Plan]
@@ -175,7 +195,8 @@ class GetCatalogResponse(_message.Message):
     applied_at: _timestamp_pb2.Timestamp
     account: AccountDefaults
     price_version: str
-    def __init__(self, version: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[Rate, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[Reward, _Mapping]]] = ..., credit_value_usd: _Optional[str] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., account: _Optional[_Union[AccountDefaults, _Mapping]] = ..., price_version: _Optional[str] = ...) -> None: ...
+    limits: _containers.RepeatedCompositeFieldContainer[LimitDefault]
+    def __init__(self, version: _Optional[str] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., plans: _Optional[_Iterable[_Union[Plan, _Mapping]]] = ..., features: _Optional[_Iterable[_Union[Feature, _Mapping]]] = ..., rates: _Optional[_Iterable[_Union[Rate, _Mapping]]] = ..., rewards: _Optional[_Iterable[_Union[Reward, _Mapping]]] = ..., credit_value_usd: _Optional[str] = ..., applied_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., account: _Optional[_Union[AccountDefaults, _Mapping]] = ..., price_version: _Optional[str] = ..., limits: _Optional[_Iterable[_Union[LimitDefault, _Mapping]]] = ...) -> None: ...
 
 class ApplyCatalogRequest(_message.Message):
     __slots__ = ("document", "dry_run", "expected_version", "applied_by")

@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file meterd/v1/accounts.proto.
  */
 export const file_meterd_v1_accounts: GenFile = /*@__PURE__*/
-  fileDesc("ChhtZXRlcmQvdjEvYWNjb3VudHMucHJvdG8SCW1ldGVyZC52MSLtAQoHQWNjb3VudBISCgphY2NvdW50X2lkGAEgASgJEjAKDm92ZXJhZ2VfcG9saWN5GAIgASgOMhgubWV0ZXJkLnYxLk92ZXJhZ2VQb2xpY3kSHgoWb3ZlcmRyYWZ0X2xpbWl0X21pY3JvcxgDIAEoAxIVCg1zdHJpY3RfZXhwaXJ5GAQgASgIEg4KBmZyb3plbhgFIAEoCBIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCghsaWZldGltZRgHIAEoCzITLm1ldGVyZC52MS5MaWZldGltZSKcAQoITGlmZXRpbWUSGAoQcHVyY2hhc2VkX21pY3JvcxgBIAEoAxIVCg1lYXJuZWRfbWljcm9zGAIgASgDEhgKEGFsbG93YW5jZV9taWNyb3MYAyABKAMSFAoMc3BlbnRfbWljcm9zGAQgASgDEhoKEnRyYW5zZmVycmVkX21pY3JvcxgFIAEoAxITCgtsb3N0X21pY3JvcxgGIAEoAyKkAQoUQ3JlYXRlQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIwCg5vdmVyYWdlX3BvbGljeRgCIAEoDjIYLm1ldGVyZC52MS5PdmVyYWdlUG9saWN5Eh4KFm92ZXJkcmFmdF9saW1pdF9taWNyb3MYAyABKAMSFQoNc3RyaWN0X2V4cGlyeRgEIAEoCBIPCgdwbGFuX2lkGAUgASgJIqYBChVDcmVhdGVBY2NvdW50UmVzcG9uc2USIwoHYWNjb3VudBgBIAEoCzISLm1ldGVyZC52MS5BY2NvdW50EhAKCHJlcGxheWVkGAIgASgIEicKB3dlbGNvbWUYAyABKAsyFi5tZXRlcmQudjEuR3JhbnRSZWNvcmQSLQoMc3Vic2NyaXB0aW9uGAQgASgLMhcubWV0ZXJkLnYxLlN1YnNjcmlwdGlvbiInChFHZXRBY2NvdW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJIjkKEkdldEFjY291bnRSZXNwb25zZRIjCgdhY2NvdW50GAEgASgLMhIubWV0ZXJkLnYxLkFjY291bnQi7AIKC0dyYW50UmVjb3JkEhAKCGdyYW50X2lkGAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSDgoGd2FsbGV0GAMgASgJEioKCGNhdGVnb3J5GAQgASgOMhgubWV0ZXJkLnYxLkdyYW50Q2F0ZWdvcnkSEAoIcHJpb3JpdHkYBSABKAUSFQoNYW1vdW50X21pY3JvcxgGIAEoAxIYChBhdmFpbGFibGVfbWljcm9zGAcgASgDEhMKC2hlbGRfbWljcm9zGAggASgDEjAKDGVmZmVjdGl2ZV9hdBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKZXhwaXJlc19hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJc291cmNlX2lkGAsgASgJEi4KCmNyZWF0ZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIpUCCgxHcmFudFJlcXVlc3QSFwoPaWRlbXBvdGVuY3lfa2V5GAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSDgoGd2FsbGV0GAMgASgJEhUKDWFtb3VudF9taWNyb3MYBCABKAMSKgoIY2F0ZWdvcnkYBSABKA4yGC5tZXRlcmQudjEuR3JhbnRDYXRlZ29yeRIQCghwcmlvcml0eRgGIAEoBRIwCgxlZmZlY3RpdmVfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXNvdXJjZV9pZBgJIAEoCSKAAQoNR3JhbnRSZXNwb25zZRIlCgVncmFudBgBIAEoCzIWLm1ldGVyZC52MS5HcmFudFJlY29yZBIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgSIwoHYmFsYW5jZRgEIAEoCzISLm1ldGVyZC52MS5CYWxhbmNlIk8KElJldm9rZUdyYW50UmVxdWVzdBIXCg9pZGVtcG90ZW5jeV9rZXkYASABKAkSEAoIZ3JhbnRfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJIncKE1Jldm9rZUdyYW50UmVzcG9uc2USFgoOcmV2b2tlZF9taWNyb3MYASABKAMSEAoIcmVwbGF5ZWQYAiABKAgSEQoJcHJvamVjdGVkGAMgASgIEiMKB2JhbGFuY2UYBCABKAsyEi5tZXRlcmQudjEuQmFsYW5jZSInChFHZXRCYWxhbmNlUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJIiIKDFdhdGNoUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJIpYCChJHZXRCYWxhbmNlUmVzcG9uc2USEgoKYWNjb3VudF9pZBgBIAEoCRIpCgd3YWxsZXRzGAIgAygLMhgubWV0ZXJkLnYxLldhbGxldEJhbGFuY2USEQoJdW5saW1pdGVkGAMgASgIEhQKDGZyZXNobmVzc19tcxgEIAEoAxIwCgxyZWZyZXNoZXNfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiUKCGxpZmV0aW1lGAYgASgLMhMubWV0ZXJkLnYxLkxpZmV0aW1lEg8KB3BsYW5faWQYByABKAkSFQoNYWN0aW9uc190b2RheRgIIAEoAxIXCg9hY3Rpb25zX3Blcl9kYXkYCSABKAMi6AEKDVdhbGxldEJhbGFuY2USDgoGd2FsbGV0GAEgASgJEhgKEGF2YWlsYWJsZV9taWNyb3MYAiABKAMSEwoLaGVsZF9taWNyb3MYAyABKAMSEwoLZGVidF9taWNyb3MYBCABKAMSJgoGZ3JhbnRzGAUgAygLMhYubWV0ZXJkLnYxLkdyYW50UmVjb3JkEjAKDHJlZnJlc2hlc19hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGAoQYWxsb3dhbmNlX21pY3JvcxgHIAEoAxIPCgdibG9ja2VkGAggASgIIk0KEExpc3RIb2xkc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSJMChFMaXN0SG9sZHNSZXNwb25zZRIeCgVob2xkcxgBIAMoCzIPLm1ldGVyZC52MS5Ib2xkEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJUChdMaXN0VHJhbnNhY3Rpb25zUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEhEKCXBhZ2Vfc2l6ZRgCIAEoBRISCgpwYWdlX3Rva2VuGAMgASgJIrsFCgtUcmFuc2FjdGlvbhIWCg50cmFuc2FjdGlvbl9pZBgBIAEoCRIpCgRraW5kGAIgASgOMhsubWV0ZXJkLnYxLlRyYW5zYWN0aW9uLktpbmQSCwoDc2VxGAMgASgDEg0KBWVwb2NoGAQgASgDEg4KBndhbGxldBgFIAEoCRIVCg1hbW91bnRfbWljcm9zGAYgASgDEh4KFmF2YWlsYWJsZV9hZnRlcl9taWNyb3MYByABKAMSGQoRaGVsZF9hZnRlcl9taWNyb3MYCCABKAMSJgoCYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCnNldHRsZW1lbnQYCiABKAsyFS5tZXRlcmQudjEuU2V0dGxlbWVudBIjCgdzdWJqZWN0GAsgASgLMhIubWV0ZXJkLnYxLlN1YmplY3QSNgoIbWV0YWRhdGEYDCADKAsyJC5tZXRlcmQudjEuVHJhbnNhY3Rpb24uTWV0YWRhdGFFbnRyeRIMCgRpdGVtGA0gASgJEhAKCGdyYW50X2lkGA4gASgJGi8KDU1ldGFkYXRhRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASLpAQoES2luZBIUChBLSU5EX1VOU1BFQ0lGSUVEEAASDwoLS0lORF9DT01NSVQQARIUChBLSU5EX0NPTU1JVF9MQVRFEAISEAoMS0lORF9SRUxFQVNFEAMSDwoLS0lORF9FWFBJUkUQBBIPCgtLSU5EX0NIQVJHRRAFEg4KCktJTkRfR1JBTlQQBhIPCgtLSU5EX1JFVk9LRRAHEhUKEUtJTkRfR1JBTlRfRVhQSVJFEAgSEQoNS0lORF9TRVRUSU5HUxAJEhEKDUtJTkRfVFJBTlNGRVIQChISCg5LSU5EX0NMQVdfQkFDSxALImEKGExpc3RUcmFuc2FjdGlvbnNSZXNwb25zZRIsCgx0cmFuc2FjdGlvbnMYASADKAsyFi5tZXRlcmQudjEuVHJhbnNhY3Rpb24SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIjoKGEV4cGxhaW5TZXR0bGVtZW50UmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEgoKAmlkGAIgASgJIuUBChlFeHBsYWluU2V0dGxlbWVudFJlc3BvbnNlEisKC3RyYW5zYWN0aW9uGAEgASgLMhYubWV0ZXJkLnYxLlRyYW5zYWN0aW9uEh8KBXVzYWdlGAIgASgLMhAubWV0ZXJkLnYxLlVzYWdlEg4KBm1hcmdpbhgDIAEoCRIYChBjcmVkaXRfdmFsdWVfdXNkGAQgASgJEhQKDGV4YWN0X21pY3JvcxgFIAEoCRIWCg5yb3VuZGVkX21pY3JvcxgGIAEoAxITCgtoZWxkX21pY3JvcxgHIAEoAxINCgVzdGVwcxgIIAMoCSKCAgoUVXBkYXRlQWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRI1Cg5vdmVyYWdlX3BvbGljeRgCIAEoDjIYLm1ldGVyZC52MS5PdmVyYWdlUG9saWN5SACIAQESIwoWb3ZlcmRyYWZ0X2xpbWl0X21pY3JvcxgDIAEoA0gBiAEBEhoKDXN0cmljdF9leHBpcnkYBCABKAhIAogBARITCgZmcm96ZW4YBSABKAhIA4gBAUIRCg9fb3ZlcmFnZV9wb2xpY3lCGQoXX292ZXJkcmFmdF9saW1pdF9taWNyb3NCEAoOX3N0cmljdF9leHBpcnlCCQoHX2Zyb3plbiJPChVVcGRhdGVBY2NvdW50UmVzcG9uc2USIwoHYWNjb3VudBgBIAEoCzISLm1ldGVyZC52MS5BY2NvdW50EhEKCXByb2plY3RlZBgCIAEoCCLmBAoMU3Vic2NyaXB0aW9uEhcKD3N1YnNjcmlwdGlvbl9pZBgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEh0KBHBsYW4YAyABKAsyDy5tZXRlcmQudjEuUGxhbhIuCgZzdGF0dXMYBCABKA4yHi5tZXRlcmQudjEuU3Vic2NyaXB0aW9uLlN0YXR1cxIuCgpzdGFydGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglwZXJpb2Rfbm8YBiABKAMSMAoMcGVyaW9kX3N0YXJ0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpwZXJpb2RfZW5kGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIvCgt0ZXJtc191bnRpbBgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMQoNdHJpYWxfZW5kc19hdBgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASHAoUY2FuY2VsX2F0X3BlcmlvZF9lbmQYCyABKAgSLwoLY2FuY2VsZWRfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXNvdXJjZV9pZBgNIAEoCSJvCgZTdGF0dXMSFgoSU1RBVFVTX1VOU1BFQ0lGSUVEEAASEAoMU1RBVFVTX1RSSUFMEAESEQoNU1RBVFVTX0FDVElWRRACEhMKD1NUQVRVU19QQVNUX0RVRRADEhMKD1NUQVRVU19DQU5DRUxFRBAEIncKEFN1YnNjcmliZVJlcXVlc3QSFwoPaWRlbXBvdGVuY3lfa2V5GAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSDwoHcGxhbl9pZBgDIAEoCRISCgpza2lwX3RyaWFsGAQgASgIEhEKCXNvdXJjZV9pZBgFIAEoCSKQAQoRU3Vic2NyaWJlUmVzcG9uc2USLQoMc3Vic2NyaXB0aW9uGAEgASgLMhcubWV0ZXJkLnYxLlN1YnNjcmlwdGlvbhIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgSJwoHd2VsY29tZRgEIAEoCzIWLm1ldGVyZC52MS5HcmFudFJlY29yZCJBChlVcGRhdGVTdWJzY3JpcHRpb25SZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSEAoIcGFzdF9kdWUYAiABKAgiXgoaVXBkYXRlU3Vic2NyaXB0aW9uUmVzcG9uc2USLQoMc3Vic2NyaXB0aW9uGAEgASgLMhcubWV0ZXJkLnYxLlN1YnNjcmlwdGlvbhIRCglwcm9qZWN0ZWQYAiABKAgiQAoZQ2FuY2VsU3Vic2NyaXB0aW9uUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg8KB2F0X29uY2UYAiABKAgiXgoaQ2FuY2VsU3Vic2NyaXB0aW9uUmVzcG9uc2USLQoMc3Vic2NyaXB0aW9uGAEgASgLMhcubWV0ZXJkLnYxLlN1YnNjcmlwdGlvbhIRCglwcm9qZWN0ZWQYAiABKAgiLAoWR2V0U3Vic2NyaXB0aW9uUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJIkgKF0dldFN1YnNjcmlwdGlvblJlc3BvbnNlEi0KDHN1YnNjcmlwdGlvbhgBIAEoCzIXLm1ldGVyZC52MS5TdWJzY3JpcHRpb24iqQEKD1RyYW5zZmVyUmVxdWVzdBIXCg9pZGVtcG90ZW5jeV9rZXkYASABKAkSFwoPZnJvbV9hY2NvdW50X2lkGAIgASgJEhMKC2Zyb21fd2FsbGV0GAMgASgJEhUKDXRvX2FjY291bnRfaWQYBCABKAkSEQoJdG9fd2FsbGV0GAUgASgJEhUKDWFtb3VudF9taWNyb3MYBiABKAMSDgoGcmVhc29uGAcgASgJImIKDlRyYW5zZmVyUmVjb3JkEhMKC3RyYW5zZmVyX2lkGAEgASgJEhUKDWFtb3VudF9taWNyb3MYAiABKAMSJAoEZ2lmdBgDIAEoCzIWLm1ldGVyZC52MS5HcmFudFJlY29yZCKoAQoQVHJhbnNmZXJSZXNwb25zZRItCgh0cmFuc2ZlchgBIAEoCzIZLm1ldGVyZC52MS5UcmFuc2ZlclJlY29yZEgAEiMKBmRlbmlhbBgCIAEoCzIRLm1ldGVyZC52MS5EZW5pYWxIABIQCghyZXBsYXllZBgDIAEoCBIjCgdiYWxhbmNlGAQgASgLMhIubWV0ZXJkLnYxLkJhbGFuY2VCCQoHb3V0Y29tZSJ1Cg9DbGF3QmFja1JlcXVlc3QSFwoPaWRlbXBvdGVuY3lfa2V5GAEgASgJEhIKCmFjY291bnRfaWQYAiABKAkSDgoGd2FsbGV0GAMgASgJEhUKDWFtb3VudF9taWNyb3MYBCABKAMSDgoGcmVhc29uGAUgASgJInIKEENsYXdCYWNrUmVzcG9uc2USFAoMY2xhd19iYWNrX2lkGAEgASgJEhAKCHJlcGxheWVkGAIgASgIEhEKCXByb2plY3RlZBgDIAEoCBIjCgdiYWxhbmNlGAQgASgLMhIubWV0ZXJkLnYxLkJhbGFuY2UiWAoSQ2xhaW1SZXdhcmRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSEQoJcmV3YXJkX2lkGAIgASgJEhsKE3JlZmVycmVkX2FjY291bnRfaWQYAyABKAki6wIKE0NsYWltUmV3YXJkUmVzcG9uc2USJgoGZ3JhbnRzGAEgAygLMhYubWV0ZXJkLnYxLkdyYW50UmVjb3JkEhAKCHJlcGxheWVkGAIgASgIEhEKCXByb2plY3RlZBgDIAEoCBI3CgdyZWZ1c2FsGAQgASgOMiYubWV0ZXJkLnYxLkNsYWltUmV3YXJkUmVzcG9uc2UuUmVmdXNhbBIsCghyZXRyeV9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMc3BlbnRfbWljcm9zGAYgASgDEhcKD3JlcXVpcmVkX21pY3JvcxgHIAEoAyJxCgdSZWZ1c2FsEhcKE1JFRlVTQUxfVU5TUEVDSUZJRUQQABIWChJSRUZVU0FMX1dFRUtMWV9DQVAQARIXChNSRUZVU0FMX05PVF9SRUFDSEVEEAISHAoYUkVGVVNBTF9BTFJFQURZX1JFRkVSUkVEEAMi9AEKBUxpbWl0EhAKCGxpbWl0X2lkGAEgASgJEigKB3N1YmplY3QYAiABKA4yFy5tZXRlcmQudjEuTGltaXRTdWJqZWN0Eg0KBXZhbHVlGAMgASgJEiYKBm1ldHJpYxgEIAEoDjIWLm1ldGVyZC52MS5MaW1pdE1ldHJpYxImCgZ3aW5kb3cYBSABKA4yFi5tZXRlcmQudjEuTGltaXRXaW5kb3cSDgoGYW1vdW50GAYgASgDEg8KB29ic2VydmUYByABKAgSLwoLY291bnRzX2Zyb20YCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoYBCghMaW1pdFVzZRINCgV2YWx1ZRgBIAEoCRIUCgxvcGVyYXRpb25faWQYAiABKAkSDAoEdXNlZBgDIAEoAxIYChB3b3VsZF9kZW55X2NvdW50GAQgASgDEi0KCXJlc2V0c19hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiZAoLTGltaXRTdGF0dXMSHwoFbGltaXQYASABKAsyEC5tZXRlcmQudjEuTGltaXQSIQoEdXNlcxgCIAMoCzITLm1ldGVyZC52MS5MaW1pdFVzZRIRCgl1c2VfY291bnQYAyABKAMiRgoPU2V0TGltaXRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSHwoFbGltaXQYAiABKAsyEC5tZXRlcmQudjEuTGltaXQiWAoQU2V0TGltaXRSZXNwb25zZRIfCgVsaW1pdBgBIAEoCzIQLm1ldGVyZC52MS5MaW1pdBIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgiOgoSRGVsZXRlTGltaXRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSEAoIbGltaXRfaWQYAiABKAkiOgoTRGVsZXRlTGltaXRSZXNwb25zZRIQCghyZXBsYXllZBgBIAEoCBIRCglwcm9qZWN0ZWQYAiABKAgiJwoRTGlzdExpbWl0c1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI8ChJMaXN0TGltaXRzUmVzcG9uc2USJgoGbGltaXRzGAEgAygLMhYubWV0ZXJkLnYxLkxpbWl0U3RhdHVzIjgKEkNyZWF0ZVRva2VuUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnR0bF9tcxgCIAEoAyJUChNDcmVhdGVUb2tlblJlc3BvbnNlEg0KBXRva2VuGAEgASgJEi4KCmV4cGlyZXNfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wMoYNCghBY2NvdW50cxJSCg1DcmVhdGVBY2NvdW50Eh8ubWV0ZXJkLnYxLkNyZWF0ZUFjY291bnRSZXF1ZXN0GiAubWV0ZXJkLnYxLkNyZWF0ZUFjY291bnRSZXNwb25zZRJJCgpHZXRBY2NvdW50EhwubWV0ZXJkLnYxLkdldEFjY291bnRSZXF1ZXN0Gh0ubWV0ZXJkLnYxLkdldEFjY291bnRSZXNwb25zZRI6CgVHcmFudBIXLm1ldGVyZC52MS5HcmFudFJlcXVlc3QaGC5tZXRlcmQudjEuR3JhbnRSZXNwb25zZRJMCgtSZXZva2VHcmFudBIdLm1ldGVyZC52MS5SZXZva2VHcmFudFJlcXVlc3QaHi5tZXRlcmQudjEuUmV2b2tlR3JhbnRSZXNwb25zZRJJCgpHZXRCYWxhbmNlEhwubWV0ZXJkLnYxLkdldEJhbGFuY2VSZXF1ZXN0Gh0ubWV0ZXJkLnYxLkdldEJhbGFuY2VSZXNwb25zZRJBCgVXYXRjaBIXLm1ldGVyZC52MS5XYXRjaFJlcXVlc3QaHS5tZXRlcmQudjEuR2V0QmFsYW5jZVJlc3BvbnNlMAESRgoJTGlzdEhvbGRzEhsubWV0ZXJkLnYxLkxpc3RIb2xkc1JlcXVlc3QaHC5tZXRlcmQudjEuTGlzdEhvbGRzUmVzcG9uc2USWwoQTGlzdFRyYW5zYWN0aW9ucxIiLm1ldGVyZC52MS5MaXN0VHJhbnNhY3Rpb25zUmVxdWVzdBojLm1ldGVyZC52MS5MaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2USXgoRRXhwbGFpblNldHRsZW1lbnQSIy5tZXRlcmQudjEuRXhwbGFpblNldHRsZW1lbnRSZXF1ZXN0GiQubWV0ZXJkLnYxLkV4cGxhaW5TZXR0bGVtZW50UmVzcG9uc2USUgoNVXBkYXRlQWNjb3VudBIfLm1ldGVyZC52MS5VcGRhdGVBY2NvdW50UmVxdWVzdBogLm1ldGVyZC52MS5VcGRhdGVBY2NvdW50UmVzcG9uc2USRgoJU3Vic2NyaWJlEhsubWV0ZXJkLnYxLlN1YnNjcmliZVJlcXVlc3QaHC5tZXRlcmQudjEuU3Vic2NyaWJlUmVzcG9uc2USYQoSVXBkYXRlU3Vic2NyaXB0aW9uEiQubWV0ZXJkLnYxLlVwZGF0ZVN1YnNjcmlwdGlvblJlcXVlc3QaJS5tZXRlcmQudjEuVXBkYXRlU3Vic2NyaXB0aW9uUmVzcG9uc2USYQoSQ2FuY2VsU3Vic2NyaXB0aW9uEiQubWV0ZXJkLnYxLkNhbmNlbFN1YnNjcmlwdGlvblJlcXVlc3QaJS5tZXRlcmQudjEuQ2FuY2VsU3Vic2NyaXB0aW9uUmVzcG9uc2USWAoPR2V0U3Vic2NyaXB0aW9uEiEubWV0ZXJkLnYxLkdldFN1YnNjcmlwdGlvblJlcXVlc3QaIi5tZXRlcmQudjEuR2V0U3Vic2NyaXB0aW9uUmVzcG9uc2USQwoIVHJhbnNmZXISGi5tZXRlcmQudjEuVHJhbnNmZXJSZXF1ZXN0GhsubWV0ZXJkLnYxLlRyYW5zZmVyUmVzcG9uc2USQwoIQ2xhd0JhY2sSGi5tZXRlcmQudjEuQ2xhd0JhY2tSZXF1ZXN0GhsubWV0ZXJkLnYxLkNsYXdCYWNrUmVzcG9uc2USTAoLQ2xhaW1SZXdhcmQSHS5tZXRlcmQudjEuQ2xhaW1SZXdhcmRSZXF1ZXN0Gh4ubWV0ZXJkLnYxLkNsYWltUmV3YXJkUmVzcG9uc2USQwoIU2V0TGltaXQSGi5tZXRlcmQudjEuU2V0TGltaXRSZXF1ZXN0GhsubWV0ZXJkLnYxLlNldExpbWl0UmVzcG9uc2USTAoLRGVsZXRlTGltaXQSHS5tZXRlcmQudjEuRGVsZXRlTGltaXRSZXF1ZXN0Gh4ubWV0ZXJkLnYxLkRlbGV0ZUxpbWl0UmVzcG9uc2USSQoKTGlzdExpbWl0cxIcLm1ldGVyZC52MS5MaXN0TGltaXRzUmVxdWVzdBodLm1ldGVyZC52MS5MaXN0TGltaXRzUmVzcG9uc2USTAoLQ3JlYXRlVG9rZW4SHS5tZXRlcmQudjEuQ3JlYXRlVG9rZW5SZXF1ZXN0Gh4ubWV0ZXJkLnYxLkNyZWF0ZVRva2VuUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_meterd_v1_catalog, file_meterd_v1_types]);
+  fileDesc("ChhtZXRlcmQvdjEvYWNjb3VudHMucHJvdG8SCW1ldGVyZC52MSKPAgoHQWNjb3VudBISCgphY2NvdW50X2lkGAEgASgJEjAKDm92ZXJhZ2VfcG9saWN5GAIgASgOMhgubWV0ZXJkLnYxLk92ZXJhZ2VQb2xpY3kSHgoWb3ZlcmRyYWZ0X2xpbWl0X21pY3JvcxgDIAEoAxIVCg1zdHJpY3RfZXhwaXJ5GAQgASgIEg4KBmZyb3plbhgFIAEoCBIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCghsaWZldGltZRgHIAEoCzITLm1ldGVyZC52MS5MaWZldGltZRIgCgZ0b3BfdXAYCCABKAsyEC5tZXRlcmQudjEuVG9wVXAinAEKCExpZmV0aW1lEhgKEHB1cmNoYXNlZF9taWNyb3MYASABKAMSFQoNZWFybmVkX21pY3JvcxgCIAEoAxIYChBhbGxvd2FuY2VfbWljcm9zGAMgASgDEhQKDHNwZW50X21pY3JvcxgEIAEoAxIaChJ0cmFuc2ZlcnJlZF9taWNyb3MYBSABKAMSEwoLbG9zdF9taWNyb3MYBiABKAMipAEKFENyZWF0ZUFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSMAoOb3ZlcmFnZV9wb2xpY3kYAiABKA4yGC5tZXRlcmQudjEuT3ZlcmFnZVBvbGljeRIeChZvdmVyZHJhZnRfbGltaXRfbWljcm9zGAMgASgDEhUKDXN0cmljdF9leHBpcnkYBCABKAgSDwoHcGxhbl9pZBgFIAEoCSKmAQoVQ3JlYXRlQWNjb3VudFJlc3BvbnNlEiMKB2FjY291bnQYASABKAsyEi5tZXRlcmQudjEuQWNjb3VudBIQCghyZXBsYXllZBgCIAEoCBInCgd3ZWxjb21lGAMgASgLMhYubWV0ZXJkLnYxLkdyYW50UmVjb3JkEi0KDHN1YnNjcmlwdGlvbhgEIAEoCzIXLm1ldGVyZC52MS5TdWJzY3JpcHRpb24iJwoRR2V0QWNjb3VudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI5ChJHZXRBY2NvdW50UmVzcG9uc2USIwoHYWNjb3VudBgBIAEoCzISLm1ldGVyZC52MS5BY2NvdW50IuwCCgtHcmFudFJlY29yZBIQCghncmFudF9pZBgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEg4KBndhbGxldBgDIAEoCRIqCghjYXRlZ29yeRgEIAEoDjIYLm1ldGVyZC52MS5HcmFudENhdGVnb3J5EhAKCHByaW9yaXR5GAUgASgFEhUKDWFtb3VudF9taWNyb3MYBiABKAMSGAoQYXZhaWxhYmxlX21pY3JvcxgHIAEoAxITCgtoZWxkX21pY3JvcxgIIAEoAxIwCgxlZmZlY3RpdmVfYXQYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXNvdXJjZV9pZBgLIAEoCRIuCgpjcmVhdGVkX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKVAgoMR3JhbnRSZXF1ZXN0EhcKD2lkZW1wb3RlbmN5X2tleRgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEg4KBndhbGxldBgDIAEoCRIVCg1hbW91bnRfbWljcm9zGAQgASgDEioKCGNhdGVnb3J5GAUgASgOMhgubWV0ZXJkLnYxLkdyYW50Q2F0ZWdvcnkSEAoIcHJpb3JpdHkYBiABKAUSMAoMZWZmZWN0aXZlX2F0GAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglzb3VyY2VfaWQYCSABKAkigAEKDUdyYW50UmVzcG9uc2USJQoFZ3JhbnQYASABKAsyFi5tZXRlcmQudjEuR3JhbnRSZWNvcmQSEAoIcmVwbGF5ZWQYAiABKAgSEQoJcHJvamVjdGVkGAMgASgIEiMKB2JhbGFuY2UYBCABKAsyEi5tZXRlcmQudjEuQmFsYW5jZSJPChJSZXZva2VHcmFudFJlcXVlc3QSFwoPaWRlbXBvdGVuY3lfa2V5GAEgASgJEhAKCGdyYW50X2lkGAIgASgJEg4KBnJlYXNvbhgDIAEoCSJ3ChNSZXZva2VHcmFudFJlc3BvbnNlEhYKDnJldm9rZWRfbWljcm9zGAEgASgDEhAKCHJlcGxheWVkGAIgASgIEhEKCXByb2plY3RlZBgDIAEoCBIjCgdiYWxhbmNlGAQgASgLMhIubWV0ZXJkLnYxLkJhbGFuY2UiJwoRR2V0QmFsYW5jZVJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSIiCgxXYXRjaFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSKWAgoSR2V0QmFsYW5jZVJlc3BvbnNlEhIKCmFjY291bnRfaWQYASABKAkSKQoHd2FsbGV0cxgCIAMoCzIYLm1ldGVyZC52MS5XYWxsZXRCYWxhbmNlEhEKCXVubGltaXRlZBgDIAEoCBIUCgxmcmVzaG5lc3NfbXMYBCABKAMSMAoMcmVmcmVzaGVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIlCghsaWZldGltZRgGIAEoCzITLm1ldGVyZC52MS5MaWZldGltZRIPCgdwbGFuX2lkGAcgASgJEhUKDWFjdGlvbnNfdG9kYXkYCCABKAMSFwoPYWN0aW9uc19wZXJfZGF5GAkgASgDIugBCg1XYWxsZXRCYWxhbmNlEg4KBndhbGxldBgBIAEoCRIYChBhdmFpbGFibGVfbWljcm9zGAIgASgDEhMKC2hlbGRfbWljcm9zGAMgASgDEhMKC2RlYnRfbWljcm9zGAQgASgDEiYKBmdyYW50cxgFIAMoCzIWLm1ldGVyZC52MS5HcmFudFJlY29yZBIwCgxyZWZyZXNoZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhgKEGFsbG93YW5jZV9taWNyb3MYByABKAMSDwoHYmxvY2tlZBgIIAEoCCJNChBMaXN0SG9sZHNSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSEQoJcGFnZV9zaXplGAIgASgFEhIKCnBhZ2VfdG9rZW4YAyABKAkiTAoRTGlzdEhvbGRzUmVzcG9uc2USHgoFaG9sZHMYASADKAsyDy5tZXRlcmQudjEuSG9sZBIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiVAoXTGlzdFRyYW5zYWN0aW9uc1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIRCglwYWdlX3NpemUYAiABKAUSEgoKcGFnZV90b2tlbhgDIAEoCSK7BQoLVHJhbnNhY3Rpb24SFgoOdHJhbnNhY3Rpb25faWQYASABKAkSKQoEa2luZBgCIAEoDjIbLm1ldGVyZC52MS5UcmFuc2FjdGlvbi5LaW5kEgsKA3NlcRgDIAEoAxINCgVlcG9jaBgEIAEoAxIOCgZ3YWxsZXQYBSABKAkSFQoNYW1vdW50X21pY3JvcxgGIAEoAxIeChZhdmFpbGFibGVfYWZ0ZXJfbWljcm9zGAcgASgDEhkKEWhlbGRfYWZ0ZXJfbWljcm9zGAggASgDEiYKAmF0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgpzZXR0bGVtZW50GAogASgLMhUubWV0ZXJkLnYxLlNldHRsZW1lbnQSIwoHc3ViamVjdBgLIAEoCzISLm1ldGVyZC52MS5TdWJqZWN0EjYKCG1ldGFkYXRhGAwgAygLMiQubWV0ZXJkLnYxLlRyYW5zYWN0aW9uLk1ldGFkYXRhRW50cnkSDAoEaXRlbRgNIAEoCRIQCghncmFudF9pZBgOIAEoCRovCg1NZXRhZGF0YUVudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEi6QEKBEtpbmQSFAoQS0lORF9VTlNQRUNJRklFRBAAEg8KC0tJTkRfQ09NTUlUEAESFAoQS0lORF9DT01NSVRfTEFURRACEhAKDEtJTkRfUkVMRUFTRRADEg8KC0tJTkRfRVhQSVJFEAQSDwoLS0lORF9DSEFSR0UQBRIOCgpLSU5EX0dSQU5UEAYSDwoLS0lORF9SRVZPS0UQBxIVChFLSU5EX0dSQU5UX0VYUElSRRAIEhEKDUtJTkRfU0VUVElOR1MQCRIRCg1LSU5EX1RSQU5TRkVSEAoSEgoOS0lORF9DTEFXX0JBQ0sQCyJhChhMaXN0VHJhbnNhY3Rpb25zUmVzcG9uc2USLAoMdHJhbnNhY3Rpb25zGAEgAygLMhYubWV0ZXJkLnYxLlRyYW5zYWN0aW9uEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI6ChhFeHBsYWluU2V0dGxlbWVudFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIKCgJpZBgCIAEoCSLlAQoZRXhwbGFpblNldHRsZW1lbnRSZXNwb25zZRIrCgt0cmFuc2FjdGlvbhgBIAEoCzIWLm1ldGVyZC52MS5UcmFuc2FjdGlvbhIfCgV1c2FnZRgCIAEoCzIQLm1ldGVyZC52MS5Vc2FnZRIOCgZtYXJnaW4YAyABKAkSGAoQY3JlZGl0X3ZhbHVlX3VzZBgEIAEoCRIUCgxleGFjdF9taWNyb3MYBSABKAkSFgoOcm91bmRlZF9taWNyb3MYBiABKAMSEwoLaGVsZF9taWNyb3MYByABKAMSDQoFc3RlcHMYCCADKAkiggIKFFVwZGF0ZUFjY291bnRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSNQoOb3ZlcmFnZV9wb2xpY3kYAiABKA4yGC5tZXRlcmQudjEuT3ZlcmFnZVBvbGljeUgAiAEBEiMKFm92ZXJkcmFmdF9saW1pdF9taWNyb3MYAyABKANIAYgBARIaCg1zdHJpY3RfZXhwaXJ5GAQgASgISAKIAQESEwoGZnJvemVuGAUgASgISAOIAQFCEQoPX292ZXJhZ2VfcG9saWN5QhkKF19vdmVyZHJhZnRfbGltaXRfbWljcm9zQhAKDl9zdHJpY3RfZXhwaXJ5QgkKB19mcm96ZW4iTwoVVXBkYXRlQWNjb3VudFJlc3BvbnNlEiMKB2FjY291bnQYASABKAsyEi5tZXRlcmQudjEuQWNjb3VudBIRCglwcm9qZWN0ZWQYAiABKAgi5gQKDFN1YnNjcmlwdGlvbhIXCg9zdWJzY3JpcHRpb25faWQYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoCRIdCgRwbGFuGAMgASgLMg8ubWV0ZXJkLnYxLlBsYW4SLgoGc3RhdHVzGAQgASgOMh4ubWV0ZXJkLnYxLlN1YnNjcmlwdGlvbi5TdGF0dXMSLgoKc3RhcnRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEQoJcGVyaW9kX25vGAYgASgDEjAKDHBlcmlvZF9zdGFydBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcGVyaW9kX2VuZBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdGVybXNfdW50aWwYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKDXRyaWFsX2VuZHNfYXQYCiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhwKFGNhbmNlbF9hdF9wZXJpb2RfZW5kGAsgASgIEi8KC2NhbmNlbGVkX2F0GAwgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCglzb3VyY2VfaWQYDSABKAkibwoGU3RhdHVzEhYKElNUQVRVU19VTlNQRUNJRklFRBAAEhAKDFNUQVRVU19UUklBTBABEhEKDVNUQVRVU19BQ1RJVkUQAhITCg9TVEFUVVNfUEFTVF9EVUUQAxITCg9TVEFUVVNfQ0FOQ0VMRUQQBCKgAQoQU3Vic2NyaWJlUmVxdWVzdBIXCg9pZGVtcG90ZW5jeV9rZXkYASABKAkSEgoKYWNjb3VudF9pZBgCIAEoCRIPCgdwbGFuX2lkGAMgASgJEhIKCnNraXBfdHJpYWwYBCABKAgSEQoJc291cmNlX2lkGAUgASgJEicKCXByb3JhdGlvbhgGIAEoDjIULm1ldGVyZC52MS5Qcm9yYXRpb24ikAEKEVN1YnNjcmliZVJlc3BvbnNlEi0KDHN1YnNjcmlwdGlvbhgBIAEoCzIXLm1ldGVyZC52MS5TdWJzY3JpcHRpb24SEAoIcmVwbGF5ZWQYAiABKAgSEQoJcHJvamVjdGVkGAMgASgIEicKB3dlbGNvbWUYBCABKAsyFi5tZXRlcmQudjEuR3JhbnRSZWNvcmQiQQoZVXBkYXRlU3Vic2NyaXB0aW9uUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEhAKCHBhc3RfZHVlGAIgASgIIl4KGlVwZGF0ZVN1YnNjcmlwdGlvblJlc3BvbnNlEi0KDHN1YnNjcmlwdGlvbhgBIAEoCzIXLm1ldGVyZC52MS5TdWJzY3JpcHRpb24SEQoJcHJvamVjdGVkGAIgASgIIkAKGUNhbmNlbFN1YnNjcmlwdGlvblJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIPCgdhdF9vbmNlGAIgASgIIl4KGkNhbmNlbFN1YnNjcmlwdGlvblJlc3BvbnNlEi0KDHN1YnNjcmlwdGlvbhgBIAEoCzIXLm1ldGVyZC52MS5TdWJzY3JpcHRpb24SEQoJcHJvamVjdGVkGAIgASgIIiwKFkdldFN1YnNjcmlwdGlvblJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSJIChdHZXRTdWJzY3JpcHRpb25SZXNwb25zZRItCgxzdWJzY3JpcHRpb24YASABKAsyFy5tZXRlcmQudjEuU3Vic2NyaXB0aW9uIqkBCg9UcmFuc2ZlclJlcXVlc3QSFwoPaWRlbXBvdGVuY3lfa2V5GAEgASgJEhcKD2Zyb21fYWNjb3VudF9pZBgCIAEoCRITCgtmcm9tX3dhbGxldBgDIAEoCRIVCg10b19hY2NvdW50X2lkGAQgASgJEhEKCXRvX3dhbGxldBgFIAEoCRIVCg1hbW91bnRfbWljcm9zGAYgASgDEg4KBnJlYXNvbhgHIAEoCSJiCg5UcmFuc2ZlclJlY29yZBITCgt0cmFuc2Zlcl9pZBgBIAEoCRIVCg1hbW91bnRfbWljcm9zGAIgASgDEiQKBGdpZnQYAyABKAsyFi5tZXRlcmQudjEuR3JhbnRSZWNvcmQiqAEKEFRyYW5zZmVyUmVzcG9uc2USLQoIdHJhbnNmZXIYASABKAsyGS5tZXRlcmQudjEuVHJhbnNmZXJSZWNvcmRIABIjCgZkZW5pYWwYAiABKAsyES5tZXRlcmQudjEuRGVuaWFsSAASEAoIcmVwbGF5ZWQYAyABKAgSIwoHYmFsYW5jZRgEIAEoCzISLm1ldGVyZC52MS5CYWxhbmNlQgkKB291dGNvbWUidQoPQ2xhd0JhY2tSZXF1ZXN0EhcKD2lkZW1wb3RlbmN5X2tleRgBIAEoCRISCgphY2NvdW50X2lkGAIgASgJEg4KBndhbGxldBgDIAEoCRIVCg1hbW91bnRfbWljcm9zGAQgASgDEg4KBnJlYXNvbhgFIAEoCSJyChBDbGF3QmFja1Jlc3BvbnNlEhQKDGNsYXdfYmFja19pZBgBIAEoCRIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgSIwoHYmFsYW5jZRgEIAEoCzISLm1ldGVyZC52MS5CYWxhbmNlIlgKEkNsYWltUmV3YXJkUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEhEKCXJld2FyZF9pZBgCIAEoCRIbChNyZWZlcnJlZF9hY2NvdW50X2lkGAMgASgJIusCChNDbGFpbVJld2FyZFJlc3BvbnNlEiYKBmdyYW50cxgBIAMoCzIWLm1ldGVyZC52MS5HcmFudFJlY29yZBIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgSNwoHcmVmdXNhbBgEIAEoDjImLm1ldGVyZC52MS5DbGFpbVJld2FyZFJlc3BvbnNlLlJlZnVzYWwSLAoIcmV0cnlfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDHNwZW50X21pY3JvcxgGIAEoAxIXCg9yZXF1aXJlZF9taWNyb3MYByABKAMicQoHUmVmdXNhbBIXChNSRUZVU0FMX1VOU1BFQ0lGSUVEEAASFgoSUkVGVVNBTF9XRUVLTFlfQ0FQEAESFwoTUkVGVVNBTF9OT1RfUkVBQ0hFRBACEhwKGFJFRlVTQUxfQUxSRUFEWV9SRUZFUlJFRBADInoKBVRvcFVwEhIKCnBhY2thZ2VfaWQYASABKAkSDgoGd2FsbGV0GAIgASgJEhgKEHRocmVzaG9sZF9taWNyb3MYAyABKAMSFQoNcGVyX21vbnRoX21heBgEIAEoBRIcChRyZXF1ZXN0ZWRfdGhpc19tb250aBgFIAEoBSJHCg9TZXRUb3BVcFJlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCRIgCgZ0b3BfdXAYAiABKAsyEC5tZXRlcmQudjEuVG9wVXAiRgoQU2V0VG9wVXBSZXNwb25zZRIgCgZ0b3BfdXAYASABKAsyEC5tZXRlcmQudjEuVG9wVXASEAoIcmVwbGF5ZWQYAiABKAgiKAoSRGVsZXRlVG9wVXBSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkiJwoTRGVsZXRlVG9wVXBSZXNwb25zZRIQCghyZXBsYXllZBgBIAEoCCKKAgoFTGltaXQSEAoIbGltaXRfaWQYASABKAkSKAoHc3ViamVjdBgCIAEoDjIXLm1ldGVyZC52MS5MaW1pdFN1YmplY3QSDQoFdmFsdWUYAyABKAkSJgoGbWV0cmljGAQgASgOMhYubWV0ZXJkLnYxLkxpbWl0TWV0cmljEiYKBndpbmRvdxgFIAEoDjIWLm1ldGVyZC52MS5MaW1pdFdpbmRvdxIOCgZhbW91bnQYBiABKAMSDwoHb2JzZXJ2ZRgHIAEoCBIvCgtjb3VudHNfZnJvbRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoMZnJvbV9jYXRhbG9nGAkgASgIIoYBCghMaW1pdFVzZRINCgV2YWx1ZRgBIAEoCRIUCgxvcGVyYXRpb25faWQYAiABKAkSDAoEdXNlZBgDIAEoAxIYChB3b3VsZF9kZW55X2NvdW50GAQgASgDEi0KCXJlc2V0c19hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiZAoLTGltaXRTdGF0dXMSHwoFbGltaXQYASABKAsyEC5tZXRlcmQudjEuTGltaXQSIQoEdXNlcxgCIAMoCzITLm1ldGVyZC52MS5MaW1pdFVzZRIRCgl1c2VfY291bnQYAyABKAMiRgoPU2V0TGltaXRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSHwoFbGltaXQYAiABKAsyEC5tZXRlcmQudjEuTGltaXQiWAoQU2V0TGltaXRSZXNwb25zZRIfCgVsaW1pdBgBIAEoCzIQLm1ldGVyZC52MS5MaW1pdBIQCghyZXBsYXllZBgCIAEoCBIRCglwcm9qZWN0ZWQYAyABKAgiOgoSRGVsZXRlTGltaXRSZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSEAoIbGltaXRfaWQYAiABKAkiOgoTRGVsZXRlTGltaXRSZXNwb25zZRIQCghyZXBsYXllZBgBIAEoCBIRCglwcm9qZWN0ZWQYAiABKAgiJwoRTGlzdExpbWl0c1JlcXVlc3QSEgoKYWNjb3VudF9pZBgBIAEoCSI8ChJMaXN0TGltaXRzUmVzcG9uc2USJgoGbGltaXRzGAEgAygLMhYubWV0ZXJkLnYxLkxpbWl0U3RhdHVzIjgKEkNyZWF0ZVRva2VuUmVxdWVzdBISCgphY2NvdW50X2lkGAEgASgJEg4KBnR0bF9tcxgCIAEoAyJUChNDcmVhdGVUb2tlblJlc3BvbnNlEg0KBXRva2VuGAEgASgJEi4KCmV4cGlyZXNfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wKlEKCVByb3JhdGlvbhIZChVQUk9SQVRJT05fVU5TUEVDSUZJRUQQABISCg5QUk9SQVRJT05fTk9ORRABEhUKEVBST1JBVElPTl9DUkVESVRTEAIymQ4KCEFjY291bnRzElIKDUNyZWF0ZUFjY291bnQSHy5tZXRlcmQudjEuQ3JlYXRlQWNjb3VudFJlcXVlc3QaIC5tZXRlcmQudjEuQ3JlYXRlQWNjb3VudFJlc3BvbnNlEkkKCkdldEFjY291bnQSHC5tZXRlcmQudjEuR2V0QWNjb3VudFJlcXVlc3QaHS5tZXRlcmQudjEuR2V0QWNjb3VudFJlc3BvbnNlEjoKBUdyYW50EhcubWV0ZXJkLnYxLkdyYW50UmVxdWVzdBoYLm1ldGVyZC52MS5HcmFudFJlc3BvbnNlEkwKC1Jldm9rZUdyYW50Eh0ubWV0ZXJkLnYxLlJldm9rZUdyYW50UmVxdWVzdBoeLm1ldGVyZC52MS5SZXZva2VHcmFudFJlc3BvbnNlEkkKCkdldEJhbGFuY2USHC5tZXRlcmQudjEuR2V0QmFsYW5jZVJlcXVlc3QaHS5tZXRlcmQudjEuR2V0QmFsYW5jZVJlc3BvbnNlEkEKBVdhdGNoEhcubWV0ZXJkLnYxLldhdGNoUmVxdWVzdBodLm1ldGVyZC52MS5HZXRCYWxhbmNlUmVzcG9uc2UwARJGCglMaXN0SG9sZHMSGy5tZXRlcmQudjEuTGlzdEhvbGRzUmVxdWVzdBocLm1ldGVyZC52MS5MaXN0SG9sZHNSZXNwb25zZRJbChBMaXN0VHJhbnNhY3Rpb25zEiIubWV0ZXJkLnYxLkxpc3RUcmFuc2FjdGlvbnNSZXF1ZXN0GiMubWV0ZXJkLnYxLkxpc3RUcmFuc2FjdGlvbnNSZXNwb25zZRJeChFFeHBsYWluU2V0dGxlbWVudBIjLm1ldGVyZC52MS5FeHBsYWluU2V0dGxlbWVudFJlcXVlc3QaJC5tZXRlcmQudjEuRXhwbGFpblNldHRsZW1lbnRSZXNwb25zZRJSCg1VcGRhdGVBY2NvdW50Eh8ubWV0ZXJkLnYxLlVwZGF0ZUFjY291bnRSZXF1ZXN0GiAubWV0ZXJkLnYxLlVwZGF0ZUFjY291bnRSZXNwb25zZRJGCglTdWJzY3JpYmUSGy5tZXRlcmQudjEuU3Vic2NyaWJlUmVxdWVzdBocLm1ldGVyZC52MS5TdWJzY3JpYmVSZXNwb25zZRJhChJVcGRhdGVTdWJzY3JpcHRpb24SJC5tZXRlcmQudjEuVXBkYXRlU3Vic2NyaXB0aW9uUmVxdWVzdBolLm1ldGVyZC52MS5VcGRhdGVTdWJzY3JpcHRpb25SZXNwb25zZRJhChJDYW5jZWxTdWJzY3JpcHRpb24SJC5tZXRlcmQudjEuQ2FuY2VsU3Vic2NyaXB0aW9uUmVxdWVzdBolLm1ldGVyZC52MS5DYW5jZWxTdWJzY3JpcHRpb25SZXNwb25zZRJYCg9HZXRTdWJzY3JpcHRpb24SIS5tZXRlcmQudjEuR2V0U3Vic2NyaXB0aW9uUmVxdWVzdBoiLm1ldGVyZC52MS5HZXRTdWJzY3JpcHRpb25SZXNwb25zZRJDCghUcmFuc2ZlchIaLm1ldGVyZC52MS5UcmFuc2ZlclJlcXVlc3QaGy5tZXRlcmQudjEuVHJhbnNmZXJSZXNwb25zZRJDCghDbGF3QmFjaxIaLm1ldGVyZC52MS5DbGF3QmFja1JlcXVlc3QaGy5tZXRlcmQudjEuQ2xhd0JhY2tSZXNwb25zZRJMCgtDbGFpbVJld2FyZBIdLm1ldGVyZC52MS5DbGFpbVJld2FyZFJlcXVlc3QaHi5tZXRlcmQudjEuQ2xhaW1SZXdhcmRSZXNwb25zZRJDCghTZXRUb3BVcBIaLm1ldGVyZC52MS5TZXRUb3BVcFJlcXVlc3QaGy5tZXRlcmQudjEuU2V0VG9wVXBSZXNwb25zZRJMCgtEZWxldGVUb3BVcBIdLm1ldGVyZC52MS5EZWxldGVUb3BVcFJlcXVlc3QaHi5tZXRlcmQudjEuRGVsZXRlVG9wVXBSZXNwb25zZRJDCghTZXRMaW1pdBIaLm1ldGVyZC52MS5TZXRMaW1pdFJlcXVlc3QaGy5tZXRlcmQudjEuU2V0TGltaXRSZXNwb25zZRJMCgtEZWxldGVMaW1pdBIdLm1ldGVyZC52MS5EZWxldGVMaW1pdFJlcXVlc3QaHi5tZXRlcmQudjEuRGVsZXRlTGltaXRSZXNwb25zZRJJCgpMaXN0TGltaXRzEhwubWV0ZXJkLnYxLkxpc3RMaW1pdHNSZXF1ZXN0Gh0ubWV0ZXJkLnYxLkxpc3RMaW1pdHNSZXNwb25zZRJMCgtDcmVhdGVUb2tlbhIdLm1ldGVyZC52MS5DcmVhdGVUb2tlblJlcXVlc3QaHi5tZXRlcmQudjEuQ3JlYXRlVG9rZW5SZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp, file_meterd_v1_catalog, file_meterd_v1_types]);
 
 /**
  * @generated from message meterd.v1.Account
@@ -64,6 +64,13 @@ export type Account = Message<"meterd.v1.Account"> & {
    * @generated from field: meterd.v1.Lifetime lifetime = 7;
    */
   lifetime?: Lifetime | undefined;
+
+  /**
+   * In GetAccount only; unset if none is asked for.
+   *
+   * @generated from field: meterd.v1.TopUp top_up = 8;
+   */
+  topUp?: TopUp | undefined;
 };
 
 /**
@@ -1222,6 +1229,11 @@ export type SubscribeRequest = Message<"meterd.v1.SubscribeRequest"> & {
    * @generated from field: string source_id = 5;
    */
   sourceId: string;
+
+  /**
+   * @generated from field: meterd.v1.Proration proration = 6;
+   */
+  proration: Proration;
 };
 
 /**
@@ -1719,6 +1731,133 @@ export const ClaimRewardResponse_RefusalSchema: GenEnum<ClaimRewardResponse_Refu
   enumDesc(file_meterd_v1_accounts, 39, 0);
 
 /**
+ * @generated from message meterd.v1.TopUp
+ */
+export type TopUp = Message<"meterd.v1.TopUp"> & {
+  /**
+   * A package of the catalog.
+   *
+   * @generated from field: string package_id = 1;
+   */
+  packageId: string;
+
+  /**
+   * The package's. Not taken from SetTopUp.
+   *
+   * @generated from field: string wallet = 2;
+   */
+  wallet: string;
+
+  /**
+   * Less than the package's credits, so that a top-up lifts the wallet above it; ≥ 0.
+   *
+   * @generated from field: int64 threshold_micros = 3;
+   */
+  thresholdMicros: bigint;
+
+  /**
+   * From 1 to 1000.
+   *
+   * @generated from field: int32 per_month_max = 4;
+   */
+  perMonthMax: number;
+
+  /**
+   * In this month so far. Not taken from SetTopUp.
+   *
+   * @generated from field: int32 requested_this_month = 5;
+   */
+  requestedThisMonth: number;
+};
+
+/**
+ * Describes the message meterd.v1.TopUp.
+ * Use `create(TopUpSchema)` to create a new message.
+ */
+export const TopUpSchema: GenMessage<TopUp> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_accounts, 40);
+
+/**
+ * @generated from message meterd.v1.SetTopUpRequest
+ */
+export type SetTopUpRequest = Message<"meterd.v1.SetTopUpRequest"> & {
+  /**
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+
+  /**
+   * @generated from field: meterd.v1.TopUp top_up = 2;
+   */
+  topUp?: TopUp | undefined;
+};
+
+/**
+ * Describes the message meterd.v1.SetTopUpRequest.
+ * Use `create(SetTopUpRequestSchema)` to create a new message.
+ */
+export const SetTopUpRequestSchema: GenMessage<SetTopUpRequest> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_accounts, 41);
+
+/**
+ * @generated from message meterd.v1.SetTopUpResponse
+ */
+export type SetTopUpResponse = Message<"meterd.v1.SetTopUpResponse"> & {
+  /**
+   * @generated from field: meterd.v1.TopUp top_up = 1;
+   */
+  topUp?: TopUp | undefined;
+
+  /**
+   * @generated from field: bool replayed = 2;
+   */
+  replayed: boolean;
+};
+
+/**
+ * Describes the message meterd.v1.SetTopUpResponse.
+ * Use `create(SetTopUpResponseSchema)` to create a new message.
+ */
+export const SetTopUpResponseSchema: GenMessage<SetTopUpResponse> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_accounts, 42);
+
+/**
+ * @generated from message meterd.v1.DeleteTopUpRequest
+ */
+export type DeleteTopUpRequest = Message<"meterd.v1.DeleteTopUpRequest"> & {
+  /**
+   * @generated from field: string account_id = 1;
+   */
+  accountId: string;
+};
+
+/**
+ * Describes the message meterd.v1.DeleteTopUpRequest.
+ * Use `create(DeleteTopUpRequestSchema)` to create a new message.
+ */
+export const DeleteTopUpRequestSchema: GenMessage<DeleteTopUpRequest> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_accounts, 43);
+
+/**
+ * @generated from message meterd.v1.DeleteTopUpResponse
+ */
+export type DeleteTopUpResponse = Message<"meterd.v1.DeleteTopUpResponse"> & {
+  /**
+   * True if there was none.
+   *
+   * @generated from field: bool replayed = 1;
+   */
+  replayed: boolean;
+};
+
+/**
+ * Describes the message meterd.v1.DeleteTopUpResponse.
+ * Use `create(DeleteTopUpResponseSchema)` to create a new message.
+ */
+export const DeleteTopUpResponseSchema: GenMessage<DeleteTopUpResponse> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_accounts, 44);
+
+/**
  * @generated from message meterd.v1.Limit
  */
 export type Limit = Message<"meterd.v1.Limit"> & {
@@ -1773,6 +1912,13 @@ export type Limit = Message<"meterd.v1.Limit"> & {
    * @generated from field: google.protobuf.Timestamp counts_from = 8;
    */
   countsFrom?: Timestamp | undefined;
+
+  /**
+   * It is the catalog's for every account of the tenant. SetLimit with the same id puts the account's own in its place.
+   *
+   * @generated from field: bool from_catalog = 9;
+   */
+  fromCatalog: boolean;
 };
 
 /**
@@ -1780,7 +1926,7 @@ export type Limit = Message<"meterd.v1.Limit"> & {
  * Use `create(LimitSchema)` to create a new message.
  */
 export const LimitSchema: GenMessage<Limit> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 40);
+  messageDesc(file_meterd_v1_accounts, 45);
 
 /**
  * @generated from message meterd.v1.LimitUse
@@ -1827,7 +1973,7 @@ export type LimitUse = Message<"meterd.v1.LimitUse"> & {
  * Use `create(LimitUseSchema)` to create a new message.
  */
 export const LimitUseSchema: GenMessage<LimitUse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 41);
+  messageDesc(file_meterd_v1_accounts, 46);
 
 /**
  * @generated from message meterd.v1.LimitStatus
@@ -1858,7 +2004,7 @@ export type LimitStatus = Message<"meterd.v1.LimitStatus"> & {
  * Use `create(LimitStatusSchema)` to create a new message.
  */
 export const LimitStatusSchema: GenMessage<LimitStatus> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 42);
+  messageDesc(file_meterd_v1_accounts, 47);
 
 /**
  * @generated from message meterd.v1.SetLimitRequest
@@ -1870,7 +2016,7 @@ export type SetLimitRequest = Message<"meterd.v1.SetLimitRequest"> & {
   accountId: string;
 
   /**
-   * Without counts_from.
+   * Without counts_from and from_catalog.
    *
    * @generated from field: meterd.v1.Limit limit = 2;
    */
@@ -1882,7 +2028,7 @@ export type SetLimitRequest = Message<"meterd.v1.SetLimitRequest"> & {
  * Use `create(SetLimitRequestSchema)` to create a new message.
  */
 export const SetLimitRequestSchema: GenMessage<SetLimitRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 43);
+  messageDesc(file_meterd_v1_accounts, 48);
 
 /**
  * @generated from message meterd.v1.SetLimitResponse
@@ -1911,7 +2057,7 @@ export type SetLimitResponse = Message<"meterd.v1.SetLimitResponse"> & {
  * Use `create(SetLimitResponseSchema)` to create a new message.
  */
 export const SetLimitResponseSchema: GenMessage<SetLimitResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 44);
+  messageDesc(file_meterd_v1_accounts, 49);
 
 /**
  * @generated from message meterd.v1.DeleteLimitRequest
@@ -1933,7 +2079,7 @@ export type DeleteLimitRequest = Message<"meterd.v1.DeleteLimitRequest"> & {
  * Use `create(DeleteLimitRequestSchema)` to create a new message.
  */
 export const DeleteLimitRequestSchema: GenMessage<DeleteLimitRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 45);
+  messageDesc(file_meterd_v1_accounts, 50);
 
 /**
  * @generated from message meterd.v1.DeleteLimitResponse
@@ -1957,7 +2103,7 @@ export type DeleteLimitResponse = Message<"meterd.v1.DeleteLimitResponse"> & {
  * Use `create(DeleteLimitResponseSchema)` to create a new message.
  */
 export const DeleteLimitResponseSchema: GenMessage<DeleteLimitResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 46);
+  messageDesc(file_meterd_v1_accounts, 51);
 
 /**
  * @generated from message meterd.v1.ListLimitsRequest
@@ -1974,7 +2120,7 @@ export type ListLimitsRequest = Message<"meterd.v1.ListLimitsRequest"> & {
  * Use `create(ListLimitsRequestSchema)` to create a new message.
  */
 export const ListLimitsRequestSchema: GenMessage<ListLimitsRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 47);
+  messageDesc(file_meterd_v1_accounts, 52);
 
 /**
  * @generated from message meterd.v1.ListLimitsResponse
@@ -1991,7 +2137,7 @@ export type ListLimitsResponse = Message<"meterd.v1.ListLimitsResponse"> & {
  * Use `create(ListLimitsResponseSchema)` to create a new message.
  */
 export const ListLimitsResponseSchema: GenMessage<ListLimitsResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 48);
+  messageDesc(file_meterd_v1_accounts, 53);
 
 /**
  * @generated from message meterd.v1.CreateTokenRequest
@@ -2015,7 +2161,7 @@ export type CreateTokenRequest = Message<"meterd.v1.CreateTokenRequest"> & {
  * Use `create(CreateTokenRequestSchema)` to create a new message.
  */
 export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 49);
+  messageDesc(file_meterd_v1_accounts, 54);
 
 /**
  * @generated from message meterd.v1.CreateTokenResponse
@@ -2037,7 +2183,42 @@ export type CreateTokenResponse = Message<"meterd.v1.CreateTokenResponse"> & {
  * Use `create(CreateTokenResponseSchema)` to create a new message.
  */
 export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_accounts, 50);
+  messageDesc(file_meterd_v1_accounts, 55);
+
+/**
+ * What the first period of a plan grants when it begins in the middle of a period.
+ *
+ * @generated from enum meterd.v1.Proration
+ */
+export enum Proration {
+  /**
+   * As NONE.
+   *
+   * @generated from enum value: PRORATION_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The whole allowance, in a period that begins now (with calendar_month: that ends with the month).
+   *
+   * @generated from enum value: PRORATION_NONE = 1;
+   */
+  NONE = 1,
+
+  /**
+   * The share of the allowance that is left of the period. It is the period of the plan that the account was on, if both plans have periods
+   * of the same kind, so that the day on which it is billed stays. Without such a plan, and in a trial, as NONE but for calendar_month.
+   *
+   * @generated from enum value: PRORATION_CREDITS = 2;
+   */
+  CREDITS = 2,
+}
+
+/**
+ * Describes the enum meterd.v1.Proration.
+ */
+export const ProrationSchema: GenEnum<Proration> = /*@__PURE__*/
+  enumDesc(file_meterd_v1_accounts, 0);
 
 /**
  * Accounts, grants, plans and what became of them. Errors as in Metering.
@@ -2220,8 +2401,29 @@ export const Accounts: GenService<{
     output: typeof ClaimRewardResponseSchema;
   },
   /**
+   * Lets a top-up be asked for, by the event topup.requested, when what is left of a wallet falls to the threshold or below it: at most
+   * so often a month (UTC), whatever is changed in between. A repeat changes nothing. NOT_FOUND: no such package, or it is not active.
+   *
+   * @generated from rpc meterd.v1.Accounts.SetTopUp
+   */
+  setTopUp: {
+    methodKind: "unary";
+    input: typeof SetTopUpRequestSchema;
+    output: typeof SetTopUpResponseSchema;
+  },
+  /**
+   * Asks for no more top-ups. A repeat changes nothing.
+   *
+   * @generated from rpc meterd.v1.Accounts.DeleteTopUp
+   */
+  deleteTopUp: {
+    methodKind: "unary";
+    input: typeof DeleteTopUpRequestSchema;
+    output: typeof DeleteTopUpResponseSchema;
+  },
+  /**
    * Sets a limit, or changes the one of that id. Another amount or mode takes effect at once, on what has been used already; with another
-   * subject, metric or window the count begins anew. A repeat changes nothing. FAILED_PRECONDITION: the account has 32 limits.
+   * subject, metric or window the count begins anew. A repeat changes nothing. FAILED_PRECONDITION: the account has 32 limits of its own.
    *
    * @generated from rpc meterd.v1.Accounts.SetLimit
    */
@@ -2231,7 +2433,8 @@ export const Accounts: GenService<{
     output: typeof SetLimitResponseSchema;
   },
   /**
-   * Removes a limit. A repeat changes nothing.
+   * Removes a limit of the account; the catalog's of that id, if it has one, is in force again. A repeat changes nothing.
+   * FAILED_PRECONDITION: the limit is the catalog's.
    *
    * @generated from rpc meterd.v1.Accounts.DeleteLimit
    */

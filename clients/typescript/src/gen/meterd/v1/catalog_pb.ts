@@ -6,13 +6,15 @@ import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobu
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { LimitMetric, LimitSubject, LimitWindow } from "./types_pb.js";
+import { file_meterd_v1_types } from "./types_pb.js";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file meterd/v1/catalog.proto.
  */
 export const file_meterd_v1_catalog: GenFile = /*@__PURE__*/
-  fileDesc("ChdtZXRlcmQvdjEvY2F0YWxvZy5wcm90bxIJbWV0ZXJkLnYxItgBCgdQYWNrYWdlEhIKCnBhY2thZ2VfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIVCg1hbW91bnRfbWljcm9zGAMgASgDEhQKDGJvbnVzX21pY3JvcxgEIAEoAxINCgVwcmljZRgFIAEoCRIQCghjdXJyZW5jeRgGIAEoCRIYChBkaXNjb3VudF9wZXJjZW50GAcgASgJEg0KBWZsYWdzGAggAygJEhQKDHN0cmlwZV9wcmljZRgJIAEoCRIOCgZ3YWxsZXQYCiABKAkSDgoGYWN0aXZlGAsgASgIIjIKCUFsbG93YW5jZRIOCgZ3YWxsZXQYASABKAkSFQoNYW1vdW50X21pY3JvcxgCIAEoAyK7AgoEUGxhbhIPCgdwbGFuX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSDQoFcHJpY2UYAyABKAkSEAoIY3VycmVuY3kYBCABKAkSEAoIaW50ZXJ2YWwYBSABKAkSIQoGcGVyaW9kGAYgASgOMhEubWV0ZXJkLnYxLlBlcmlvZBIoCgphbGxvd2FuY2VzGAcgAygLMhQubWV0ZXJkLnYxLkFsbG93YW5jZRIRCgl1bmxpbWl0ZWQYCCABKAgSFwoPYWN0aW9uc19wZXJfZGF5GAkgASgDEhAKCHJvbGxvdmVyGAogASgIEhIKCnRyaWFsX2RheXMYCyABKAUSHAoUd2VsY29tZV9ib251c19taWNyb3MYDCABKAMSFAoMc3RyaXBlX3ByaWNlGA0gASgJEg4KBmFjdGl2ZRgOIAEoCCJ0CgdGZWF0dXJlEhIKCmZlYXR1cmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIQCghjYXRlZ29yeRgDIAEoCRIVCg1hbW91bnRfbWljcm9zGAQgASgDEg4KBndhbGxldBgFIAEoCRIOCgZhY3RpdmUYBiABKAgifAoEUmF0ZRIPCgdyYXRlX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSEwoLdW5pdF9taWNyb3MYAyABKAkSDgoGd2FsbGV0GAQgASgJEg4KBmFjdGl2ZRgFIAEoCBIMCgR1bml0GAYgASgJEhIKCmZyYWN0aW9uYWwYByABKAgikQEKBlJld2FyZBIRCglyZXdhcmRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIVCg1hbW91bnRfbWljcm9zGAMgASgDEgwKBGtpbmQYBCABKAkSEgoKd2Vla2x5X2NhcBgFIAEoBRIdChVsaWZldGltZV9zcGVudF9taWNyb3MYBiABKAMSDgoGd2FsbGV0GAcgASgJIlwKD0FjY291bnREZWZhdWx0cxIcChR3ZWxjb21lX2JvbnVzX21pY3JvcxgBIAEoAxIaChJsb3dfYmFsYW5jZV9taWNyb3MYAiABKAMSDwoHcGxhbl9pZBgDIAEoCSITChFHZXRDYXRhbG9nUmVxdWVzdCLjAgoSR2V0Q2F0YWxvZ1Jlc3BvbnNlEg8KB3ZlcnNpb24YASABKAkSJAoIcGFja2FnZXMYAiADKAsyEi5tZXRlcmQudjEuUGFja2FnZRIeCgVwbGFucxgDIAMoCzIPLm1ldGVyZC52MS5QbGFuEiQKCGZlYXR1cmVzGAQgAygLMhIubWV0ZXJkLnYxLkZlYXR1cmUSHgoFcmF0ZXMYBSADKAsyDy5tZXRlcmQudjEuUmF0ZRIiCgdyZXdhcmRzGAYgAygLMhEubWV0ZXJkLnYxLlJld2FyZBIYChBjcmVkaXRfdmFsdWVfdXNkGAcgASgJEi4KCmFwcGxpZWRfYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEisKB2FjY291bnQYCSABKAsyGi5tZXRlcmQudjEuQWNjb3VudERlZmF1bHRzEhUKDXByaWNlX3ZlcnNpb24YCiABKAkigAEKE0FwcGx5Q2F0YWxvZ1JlcXVlc3QSEAoIZG9jdW1lbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCBIdChBleHBlY3RlZF92ZXJzaW9uGAMgASgJSACIAQESEgoKYXBwbGllZF9ieRgEIAEoCUITChFfZXhwZWN0ZWRfdmVyc2lvbiJjChRBcHBseUNhdGFsb2dSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2NoYW5nZXMYAiADKAkSDwoHYXBwbGllZBgDIAEoCBIYChBwcmV2aW91c192ZXJzaW9uGAQgASgJKmkKBlBlcmlvZBIWChJQRVJJT0RfVU5TUEVDSUZJRUQQABIZChVQRVJJT0RfQ0FMRU5EQVJfTU9OVEgQARISCg5QRVJJT0RfMzBfREFZUxACEhgKFFBFUklPRF9CSUxMSU5HX01PTlRIEAMypQEKB0NhdGFsb2cSSQoKR2V0Q2F0YWxvZxIcLm1ldGVyZC52MS5HZXRDYXRhbG9nUmVxdWVzdBodLm1ldGVyZC52MS5HZXRDYXRhbG9nUmVzcG9uc2USTwoMQXBwbHlDYXRhbG9nEh4ubWV0ZXJkLnYxLkFwcGx5Q2F0YWxvZ1JlcXVlc3QaHy5tZXRlcmQudjEuQXBwbHlDYXRhbG9nUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("ChdtZXRlcmQvdjEvY2F0YWxvZy5wcm90bxIJbWV0ZXJkLnYxItgBCgdQYWNrYWdlEhIKCnBhY2thZ2VfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIVCg1hbW91bnRfbWljcm9zGAMgASgDEhQKDGJvbnVzX21pY3JvcxgEIAEoAxINCgVwcmljZRgFIAEoCRIQCghjdXJyZW5jeRgGIAEoCRIYChBkaXNjb3VudF9wZXJjZW50GAcgASgJEg0KBWZsYWdzGAggAygJEhQKDHN0cmlwZV9wcmljZRgJIAEoCRIOCgZ3YWxsZXQYCiABKAkSDgoGYWN0aXZlGAsgASgIIjIKCUFsbG93YW5jZRIOCgZ3YWxsZXQYASABKAkSFQoNYW1vdW50X21pY3JvcxgCIAEoAyK7AgoEUGxhbhIPCgdwbGFuX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSDQoFcHJpY2UYAyABKAkSEAoIY3VycmVuY3kYBCABKAkSEAoIaW50ZXJ2YWwYBSABKAkSIQoGcGVyaW9kGAYgASgOMhEubWV0ZXJkLnYxLlBlcmlvZBIoCgphbGxvd2FuY2VzGAcgAygLMhQubWV0ZXJkLnYxLkFsbG93YW5jZRIRCgl1bmxpbWl0ZWQYCCABKAgSFwoPYWN0aW9uc19wZXJfZGF5GAkgASgDEhAKCHJvbGxvdmVyGAogASgIEhIKCnRyaWFsX2RheXMYCyABKAUSHAoUd2VsY29tZV9ib251c19taWNyb3MYDCABKAMSFAoMc3RyaXBlX3ByaWNlGA0gASgJEg4KBmFjdGl2ZRgOIAEoCCJ0CgdGZWF0dXJlEhIKCmZlYXR1cmVfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIQCghjYXRlZ29yeRgDIAEoCRIVCg1hbW91bnRfbWljcm9zGAQgASgDEg4KBndhbGxldBgFIAEoCRIOCgZhY3RpdmUYBiABKAgifAoEUmF0ZRIPCgdyYXRlX2lkGAEgASgJEgwKBG5hbWUYAiABKAkSEwoLdW5pdF9taWNyb3MYAyABKAkSDgoGd2FsbGV0GAQgASgJEg4KBmFjdGl2ZRgFIAEoCBIMCgR1bml0GAYgASgJEhIKCmZyYWN0aW9uYWwYByABKAgikQEKBlJld2FyZBIRCglyZXdhcmRfaWQYASABKAkSDAoEbmFtZRgCIAEoCRIVCg1hbW91bnRfbWljcm9zGAMgASgDEgwKBGtpbmQYBCABKAkSEgoKd2Vla2x5X2NhcBgFIAEoBRIdChVsaWZldGltZV9zcGVudF9taWNyb3MYBiABKAMSDgoGd2FsbGV0GAcgASgJIlwKD0FjY291bnREZWZhdWx0cxIcChR3ZWxjb21lX2JvbnVzX21pY3JvcxgBIAEoAxIaChJsb3dfYmFsYW5jZV9taWNyb3MYAiABKAMSDwoHcGxhbl9pZBgDIAEoCSLKAQoMTGltaXREZWZhdWx0EhAKCGxpbWl0X2lkGAEgASgJEigKB3N1YmplY3QYAiABKA4yFy5tZXRlcmQudjEuTGltaXRTdWJqZWN0Eg0KBXZhbHVlGAMgASgJEiYKBm1ldHJpYxgEIAEoDjIWLm1ldGVyZC52MS5MaW1pdE1ldHJpYxImCgZ3aW5kb3cYBSABKA4yFi5tZXRlcmQudjEuTGltaXRXaW5kb3cSDgoGYW1vdW50GAYgASgDEg8KB29ic2VydmUYByABKAgiEwoRR2V0Q2F0YWxvZ1JlcXVlc3QijAMKEkdldENhdGFsb2dSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEiQKCHBhY2thZ2VzGAIgAygLMhIubWV0ZXJkLnYxLlBhY2thZ2USHgoFcGxhbnMYAyADKAsyDy5tZXRlcmQudjEuUGxhbhIkCghmZWF0dXJlcxgEIAMoCzISLm1ldGVyZC52MS5GZWF0dXJlEh4KBXJhdGVzGAUgAygLMg8ubWV0ZXJkLnYxLlJhdGUSIgoHcmV3YXJkcxgGIAMoCzIRLm1ldGVyZC52MS5SZXdhcmQSGAoQY3JlZGl0X3ZhbHVlX3VzZBgHIAEoCRIuCgphcHBsaWVkX2F0GAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIrCgdhY2NvdW50GAkgASgLMhoubWV0ZXJkLnYxLkFjY291bnREZWZhdWx0cxIVCg1wcmljZV92ZXJzaW9uGAogASgJEicKBmxpbWl0cxgLIAMoCzIXLm1ldGVyZC52MS5MaW1pdERlZmF1bHQigAEKE0FwcGx5Q2F0YWxvZ1JlcXVlc3QSEAoIZG9jdW1lbnQYASABKAkSDwoHZHJ5X3J1bhgCIAEoCBIdChBleHBlY3RlZF92ZXJzaW9uGAMgASgJSACIAQESEgoKYXBwbGllZF9ieRgEIAEoCUITChFfZXhwZWN0ZWRfdmVyc2lvbiJjChRBcHBseUNhdGFsb2dSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEg8KB2NoYW5nZXMYAiADKAkSDwoHYXBwbGllZBgDIAEoCBIYChBwcmV2aW91c192ZXJzaW9uGAQgASgJKmkKBlBlcmlvZBIWChJQRVJJT0RfVU5TUEVDSUZJRUQQABIZChVQRVJJT0RfQ0FMRU5EQVJfTU9OVEgQARISCg5QRVJJT0RfMzBfREFZUxACEhgKFFBFUklPRF9CSUxMSU5HX01PTlRIEAMypQEKB0NhdGFsb2cSSQoKR2V0Q2F0YWxvZxIcLm1ldGVyZC52MS5HZXRDYXRhbG9nUmVxdWVzdBodLm1ldGVyZC52MS5HZXRDYXRhbG9nUmVzcG9uc2USTwoMQXBwbHlDYXRhbG9nEh4ubWV0ZXJkLnYxLkFwcGx5Q2F0YWxvZ1JlcXVlc3QaHy5tZXRlcmQudjEuQXBwbHlDYXRhbG9nUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_meterd_v1_types]);
 
 /**
  * Something to buy once.
@@ -377,7 +379,7 @@ export type AccountDefaults = Message<"meterd.v1.AccountDefaults"> & {
   welcomeBonusMicros: bigint;
 
   /**
-   * A balance below it is low; 0: no notice.
+   * A balance at or below it is low; 0: no notice.
    *
    * @generated from field: int64 low_balance_micros = 2;
    */
@@ -399,6 +401,61 @@ export const AccountDefaultsSchema: GenMessage<AccountDefaults> = /*@__PURE__*/
   messageDesc(file_meterd_v1_catalog, 6);
 
 /**
+ * A limit of every account of the tenant; Accounts.SetLimit with the same id puts an account's own in its place.
+ *
+ * @generated from message meterd.v1.LimitDefault
+ */
+export type LimitDefault = Message<"meterd.v1.LimitDefault"> & {
+  /**
+   * @generated from field: string limit_id = 1;
+   */
+  limitId: string;
+
+  /**
+   * @generated from field: meterd.v1.LimitSubject subject = 2;
+   */
+  subject: LimitSubject;
+
+  /**
+   * Empty: each user, team … has a count of its own.
+   *
+   * @generated from field: string value = 3;
+   */
+  value: string;
+
+  /**
+   * @generated from field: meterd.v1.LimitMetric metric = 4;
+   */
+  metric: LimitMetric;
+
+  /**
+   * Unset for LIMIT_METRIC_OPEN_HOLDS.
+   *
+   * @generated from field: meterd.v1.LimitWindow window = 5;
+   */
+  window: LimitWindow;
+
+  /**
+   * Micro-credits, micro-USD or a count.
+   *
+   * @generated from field: int64 amount = 6;
+   */
+  amount: bigint;
+
+  /**
+   * @generated from field: bool observe = 7;
+   */
+  observe: boolean;
+};
+
+/**
+ * Describes the message meterd.v1.LimitDefault.
+ * Use `create(LimitDefaultSchema)` to create a new message.
+ */
+export const LimitDefaultSchema: GenMessage<LimitDefault> = /*@__PURE__*/
+  messageDesc(file_meterd_v1_catalog, 7);
+
+/**
  * @generated from message meterd.v1.GetCatalogRequest
  */
 export type GetCatalogRequest = Message<"meterd.v1.GetCatalogRequest"> & {
@@ -409,7 +466,7 @@ export type GetCatalogRequest = Message<"meterd.v1.GetCatalogRequest"> & {
  * Use `create(GetCatalogRequestSchema)` to create a new message.
  */
 export const GetCatalogRequestSchema: GenMessage<GetCatalogRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_catalog, 7);
+  messageDesc(file_meterd_v1_catalog, 8);
 
 /**
  * @generated from message meterd.v1.GetCatalogResponse
@@ -470,6 +527,11 @@ export type GetCatalogResponse = Message<"meterd.v1.GetCatalogResponse"> & {
    * @generated from field: string price_version = 10;
    */
   priceVersion: string;
+
+  /**
+   * @generated from field: repeated meterd.v1.LimitDefault limits = 11;
+   */
+  limits: LimitDefault[];
 };
 
 /**
@@ -477,7 +539,7 @@ export type GetCatalogResponse = Message<"meterd.v1.GetCatalogResponse"> & {
  * Use `create(GetCatalogResponseSchema)` to create a new message.
  */
 export const GetCatalogResponseSchema: GenMessage<GetCatalogResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_catalog, 8);
+  messageDesc(file_meterd_v1_catalog, 9);
 
 /**
  * @generated from message meterd.v1.ApplyCatalogRequest
@@ -515,7 +577,7 @@ export type ApplyCatalogRequest = Message<"meterd.v1.ApplyCatalogRequest"> & {
  * Use `create(ApplyCatalogRequestSchema)` to create a new message.
  */
 export const ApplyCatalogRequestSchema: GenMessage<ApplyCatalogRequest> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_catalog, 9);
+  messageDesc(file_meterd_v1_catalog, 10);
 
 /**
  * @generated from message meterd.v1.ApplyCatalogResponse
@@ -553,7 +615,7 @@ export type ApplyCatalogResponse = Message<"meterd.v1.ApplyCatalogResponse"> & {
  * Use `create(ApplyCatalogResponseSchema)` to create a new message.
  */
 export const ApplyCatalogResponseSchema: GenMessage<ApplyCatalogResponse> = /*@__PURE__*/
-  messageDesc(file_meterd_v1_catalog, 10);
+  messageDesc(file_meterd_v1_catalog, 11);
 
 /**
  * A plan's period.
