@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 
+from meterd.core import ids
 from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2, types_pb2
 from tests.acceptance import installation, processes
 
@@ -152,11 +153,11 @@ class Product:
         )
         return row["account_no"]
 
-    def forget(self) -> None:
-        """Redis gives up all accounts, as an eviction would: the next call finds them as Postgres has them."""
+    def forget(self, account_id: str) -> None:
+        """Redis gives up the account, all of whose records are in Postgres: the next call finds it as it is there."""
+        address = ids.account_address(self.tenant_id, account_id)
         with redis.Redis.from_url(self.made.valkey.url) as client:
-            names = list(client.scan_iter(match="{m:*}:a:*", count=1_000))
-            client.delete(*names)
+            client.delete(*client.scan_iter(match=f"{{m:*}}:a:{address}", count=1_000))
 
     def age(self, account_id: str, *, by: datetime.timedelta = datetime.timedelta(), years: int = 0) -> None:
         """Makes an account's plan and allowances as old as if they had begun earlier. Nothing else of the account may be at work.
@@ -173,7 +174,7 @@ class Product:
             WHERE account_no = $1 AND expires_at IS NOT NULL"""
         # Grants first: as soon as the plan is due, the worker makes the next ones.
         self.made.sql(grants, number, by, years)
-        self.forget()
+        self.forget(account_id)
         self.made.sql(plan, number, by, years)
 
 

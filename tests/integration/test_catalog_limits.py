@@ -48,7 +48,11 @@ async def listed(client: serving.Client, account_id: str = "old") -> dict[str, t
 
 async def becomes(client: serving.Client, account_id: str, expected: dict[str, tuple[int, bool]]) -> None:
     async def is_so() -> bool:
-        return await listed(client, account_id) == expected
+        if await listed(client, account_id) != expected:
+            return False
+        # To delete what is not there changes nothing, and tells whether Redis has all that was decided.
+        request = accounts_pb2.DeleteLimitRequest(account_id=account_id, limit_id="never-there")
+        return (await client.call("DeleteLimit", request)).projected
 
     await serving.eventually(is_so)
 
