@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from meterd.postgres import pool, token_keys
 from meterd.server import auth
-from meterd_client.v1 import accounts_pb2, catalog_pb2, metering_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, metering_pb2, tokens_pb2
 from tests.integration import bad_events, bad_input, serving, wires
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -58,7 +58,7 @@ async def admin(server: serving.Server, scene: serving.Scene) -> serving.Client:
 
 
 async def token_of(admin: serving.Client, account_id: str = "own", ttl_ms: int = 0) -> str:
-    request = accounts_pb2.CreateTokenRequest(account_id=account_id, ttl_ms=ttl_ms)
+    request = tokens_pb2.CreateTokenRequest(account_id=account_id, ttl_ms=ttl_ms)
     return (await admin.call("CreateToken", request)).token
 
 
@@ -188,16 +188,16 @@ async def test_what_a_call_has_cost_is_not_told_to_a_token(admin: serving.Client
 async def test_times_to_live(admin: serving.Client) -> None:
     for ttl_ms, expected_ms in ((0, 900_000), (1_000, 1_000), (86_400_000, 86_400_000)):
         before_ms = serving.now_ms()
-        answer = await admin.call("CreateToken", accounts_pb2.CreateTokenRequest(account_id="own", ttl_ms=ttl_ms))
+        answer = await admin.call("CreateToken", tokens_pb2.CreateTokenRequest(account_id="own", ttl_ms=ttl_ms))
         expires_ms = answer.expires_at.ToMilliseconds()
         assert before_ms + expected_ms <= expires_ms <= serving.now_ms() + expected_ms + 1_000
         head, claims = decoded(answer.token)
         assert (head["alg"], claims["iss"], claims["sub"], claims["tid"]) == ("EdDSA", "meterd", "own", "acme")
         assert claims["exp"] * 1_000 == expires_ms
     for ttl_ms in (-1, 1, 999, 86_400_001, 2**63 - 1):
-        refusal = await admin.refused("CreateToken", accounts_pb2.CreateTokenRequest(account_id="own", ttl_ms=ttl_ms))
+        refusal = await admin.refused("CreateToken", tokens_pb2.CreateTokenRequest(account_id="own", ttl_ms=ttl_ms))
         assert (refusal.code, refusal.message[:8]) == (grpc.StatusCode.INVALID_ARGUMENT, "ttl_ms: ")
-    refusal = await admin.refused("CreateToken", accounts_pb2.CreateTokenRequest(account_id="nobody"))
+    refusal = await admin.refused("CreateToken", tokens_pb2.CreateTokenRequest(account_id="nobody"))
     assert refusal == serving.Refusal(code=grpc.StatusCode.NOT_FOUND, message="account_id: no such account")
 
 

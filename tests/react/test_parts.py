@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meterd_client.v1 import accounts_pb2
+from meterd_client.v1 import tokens_pb2
 from tests.react import browser as browsers
 from tests.react import conftest
 
@@ -73,7 +73,7 @@ def test_prices_are_written_as_their_currency_is(node: str) -> None:
 
 
 def test_a_stream_is_read_however_the_network_cuts_it(node: str, backend: conftest.Backend, account_id: str) -> None:
-    token = backend.call("CreateToken", accounts_pb2.CreateTokenRequest(account_id=account_id)).token
+    token = backend.call("CreateToken", tokens_pb2.CreateTokenRequest(account_id=account_id)).token
     code = """
     const found = [];
     for (const size of [1, 2, 4, 5, 6, 64, 100000]) {
@@ -102,7 +102,7 @@ def test_a_stream_is_read_however_the_network_cuts_it(node: str, backend: confte
 def test_a_refusal_of_a_call_and_of_a_stream_has_its_code(
     node: str, backend: conftest.Backend, account_id: str
 ) -> None:
-    token = backend.call("CreateToken", accounts_pb2.CreateTokenRequest(account_id=account_id)).token
+    token = backend.call("CreateToken", tokens_pb2.CreateTokenRequest(account_id=account_id)).token
     code = """
     const endpoint = { baseUrl: values.url, fetch };
     const other = { accountId: 'somebody-else' };

@@ -48,7 +48,7 @@ SKIPPED = {".git", ".venv", ".meterd", "node_modules", "__pycache__", "dist", "b
 HOSTS_ALLOWED = re.compile(
     r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org|www\.standardwebhooks\.com"
     r"|169\.254\.169\.254|metadata\.google\.internal"
-    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|(?:[a-z]+\.)?example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test"
+    r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|(?:[a-z]+\.)?example\.(?:com|org)|[a-z0-9.-]+\.example|[a-z0-9-]+\.test"
     r"|(?:api|docs)\.stripe\.com)\Z"
 )
 

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from meterd.core import errors, ids
 from meterd.postgres import token_keys
-from meterd_client.v1 import accounts_pb2
+from meterd_client.v1 import accounts_pb2, tokens_pb2
 
 ISSUER = "meterd"
 ALGORITHM = "EdDSA"
@@ -64,8 +64,8 @@ class Tokens:
         return key_id in self._verifying
 
     async def create_token(
-        self, tenant_id: str, request: accounts_pb2.CreateTokenRequest
-    ) -> accounts_pb2.CreateTokenResponse:
+        self, tenant_id: str, request: tokens_pb2.CreateTokenRequest
+    ) -> tokens_pb2.CreateTokenResponse:
         """See Accounts.CreateToken in accounts.proto."""
         account_id = ids.checked_id(request.account_id, "account_id")
         ttl_ms = request.ttl_ms or TTL_DEFAULT_MS
@@ -80,7 +80,7 @@ class Tokens:
         expires_s = -(-(now_ms + ttl_ms) // 1000)
         claims = {"iss": ISSUER, "tid": tenant_id, "sub": account_id, "iat": now_ms // 1000, "exp": expires_s}
         token = jwt.encode(claims, key, algorithm=ALGORITHM, headers={"kid": key_id})
-        return accounts_pb2.CreateTokenResponse(token=token, expires_at=Timestamp(seconds=expires_s))
+        return tokens_pb2.CreateTokenResponse(token=token, expires_at=Timestamp(seconds=expires_s))
 
     async def claims(self, token: str) -> Claims:
         """What a token says.

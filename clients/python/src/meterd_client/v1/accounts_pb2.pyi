@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from meterd_client.v1 import catalog_pb2 as _catalog_pb2
+from meterd_client.v1 import tokens_pb2 as _tokens_pb2
 from meterd_client.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -735,19 +736,3 @@ class ListLimitsResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     limits: _containers.RepeatedCompositeFieldContainer[LimitStatus]
     def __init__(self, limits: _Optional[_Iterable[_Union[LimitStatus, _Mapping]]] = ...) -> None: ...
-
-class CreateTokenRequest(_message.Message):
-    __slots__ = ("account_id", "ttl_ms")
-    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
-    TTL_MS_FIELD_NUMBER: _ClassVar[int]
-    account_id: str
-    ttl_ms: int
-    def __init__(self, account_id: _Optional[str] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
-
-class CreateTokenResponse(_message.Message):
-    __slots__ = ("token", "expires_at")
-    TOKEN_FIELD_NUMBER: _ClassVar[int]
-    EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
-    token: str
-    expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, token: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from meterd_client.v1 import accounts_pb2 as meterd_dot_v1_dot_accounts__pb2
+from meterd_client.v1 import tokens_pb2 as meterd_dot_v1_dot_tokens__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -148,8 +149,8 @@ class AccountsStub:
                 _registered_method=True)
         self.CreateToken = channel.unary_unary(
                 '/meterd.v1.Accounts/CreateToken',
-                request_serializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.SerializeToString,
-                response_deserializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.FromString,
+                request_serializer=meterd_dot_v1_dot_tokens__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_tokens__pb2.CreateTokenResponse.FromString,
                 _registered_method=True)
 
 
@@ -443,8 +444,8 @@ def add_AccountsServicer_to_server(servicer, server):
             ),
             'CreateToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateToken,
-                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.FromString,
-                    response_serializer=meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.SerializeToString,
+                    request_deserializer=meterd_dot_v1_dot_tokens__pb2.CreateTokenRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_tokens__pb2.CreateTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1068,8 +1069,8 @@ class Accounts:
             request,
             target,
             '/meterd.v1.Accounts/CreateToken',
-            meterd_dot_v1_dot_accounts__pb2.CreateTokenRequest.SerializeToString,
-            meterd_dot_v1_dot_accounts__pb2.CreateTokenResponse.FromString,
+            meterd_dot_v1_dot_tokens__pb2.CreateTokenRequest.SerializeToString,
+            meterd_dot_v1_dot_tokens__pb2.CreateTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
