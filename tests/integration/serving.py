@@ -15,6 +15,7 @@ import asyncpg
 import grpc
 import grpc.aio
 import redis.asyncio
+from google.protobuf import message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from meterd import settings
@@ -39,8 +40,8 @@ rates:
 METHODS: dict[str, tuple[str, Any, Any]] = {
     method.name: (
         f"/{service.full_name}/{method.name}",
-        getattr(module, method.input_type.name),
-        getattr(module, method.output_type.name),
+        message_factory.GetMessageClass(method.input_type),
+        message_factory.GetMessageClass(method.output_type),
     )
     for module in (metering_pb2, accounts_pb2, catalog_pb2, reports_pb2, events_pb2, billing_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +19,9 @@ from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
 
 KINDS: list[Any] = sorted(
     {
-        getattr(module, name)
-        for module, method in methods.declared().values()
-        for name in (method.input_type.name, method.output_type.name)
+        message_factory.GetMessageClass(kind)
+        for method in methods.declared().values()
+        for kind in (method.input_type, method.output_type)
     },
     key=lambda kind: kind.DESCRIPTOR.full_name,
 )

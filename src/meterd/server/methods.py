@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from google.protobuf import message_factory
 from google.protobuf.message import Message
 
 from meterd.billing import service as billing
@@ -115,22 +116,22 @@ def unary(
     return {
         path: Method(
             path=path,
-            request=getattr(module, method.input_type.name),
+            request=message_factory.GetMessageClass(method.input_type),
             call=calls[path],
             roles=auth.roles_of(path),
             may_deny="denial" in method.output_type.fields_by_name,
         )
-        for path, (module, method) in wanted.items()
+        for path, method in wanted.items()
     }
 
 
-def declared() -> dict[str, tuple[Any, Any]]:
-    """Module and descriptor of each unary method that the protos declare."""
-    found: dict[str, tuple[Any, Any]] = {}
+def declared() -> dict[str, Any]:
+    """The descriptor of each unary method that the protos declare."""
+    found: dict[str, Any] = {}
     for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2, billing_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"
                 if path not in (STREAM, WATCH):
-                    found[path] = (module, method)
+                    found[path] = method
     return found

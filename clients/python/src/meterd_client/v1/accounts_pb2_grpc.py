@@ -321,9 +321,7 @@ class AccountsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateToken(self, request, context):
-        """Makes a token for one account, to be sent as `authorization: Bearer TOKEN`, such as by a browser. For its time it may call GetBalance, Watch,
-        ListTransactions and GetSubscription of that account, without costs and metadata, and GetCatalog, and nothing else. Each call makes another.
-        It cannot be taken back alone: `meterd keys rotate-tokens --at-once` ends all.
+        """Makes a token for one account; tokens.proto tells what it is good for. Each call makes another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -15,7 +15,9 @@ export const file_meterd_v1_tokens: GenFile = /*@__PURE__*/
   fileDesc("ChZtZXRlcmQvdjEvdG9rZW5zLnByb3RvEgltZXRlcmQudjEiOAoSQ3JlYXRlVG9rZW5SZXF1ZXN0EhIKCmFjY291bnRfaWQYASABKAkSDgoGdHRsX21zGAIgASgDIlQKE0NyZWF0ZVRva2VuUmVzcG9uc2USDQoFdG9rZW4YASABKAkSLgoKZXhwaXJlc19hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
- * A token of an account; see Accounts.CreateToken.
+ * A token is sent as `authorization: Bearer TOKEN`, such as by a browser. For its time it may call GetBalance, Watch, ListTransactions and
+ * GetSubscription of its account, without costs and metadata, and GetCatalog, and nothing else. It cannot be taken back alone:
+ * `meterd keys rotate-tokens --at-once` ends all.
  *
  * @generated from message meterd.v1.CreateTokenRequest
  */
