@@ -69,7 +69,7 @@ BAD_URLS = (
     "https://app.example.com/" + "a" * 2_048,
     "https://🦊.example.com/",
     "https://app.example.com/\r\nx: y",
-    "https://[::1",
+    "https:" + "//[::1",
     "https:///path",
 )
 
