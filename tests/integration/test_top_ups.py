@@ -113,7 +113,8 @@ async def test_each_fall_asks_until_the_months_requests_are_used_up_whatever_is_
     await charge(client, 15)
     assert len(await settled(client)) == 2
     await client.call("SetTopUp", top_up(below=12, per_month=3))
-    assert [asked["requested_this_month"] for asked in await requests(client)] == [1, 2, 3]
+    # Within a millisecond, events have no order.
+    assert sorted(asked["requested_this_month"] for asked in await requests(client)) == [1, 2, 3]
 
 
 async def test_a_wallet_that_is_low_already_is_asked_for_at_once_and_a_repeat_asks_for_nothing(
@@ -136,7 +137,8 @@ async def test_ten_settings_at_once_of_a_low_wallet_ask_no_more_often_than_a_mon
 ) -> None:
     await client.call("CreateAccount", accounts_pb2.CreateAccountRequest(account_id="org"))
     await asyncio.gather(*(client.call("SetTopUp", top_up(below=at, per_month=3)) for at in range(10)))
-    assert [asked["requested_this_month"] for asked in await requests(client)] == [1, 2, 3]
+    # Within a millisecond, events have no order.
+    assert sorted(asked["requested_this_month"] for asked in await requests(client)) == [1, 2, 3]
 
 
 async def test_only_the_packages_wallet_is_looked_at_and_a_deleted_top_up_asks_for_nothing(
