@@ -8,7 +8,7 @@ help: ## Print what there is
 
 setup: .venv/ready ## Create .venv with the locked dependencies
 
-.venv/ready: requirements.lock pyproject.toml clients/python/pyproject.toml clients/typescript/package-lock.json
+.venv/ready: requirements.lock pyproject.toml clients/python/pyproject.toml clients/typescript/package-lock.json clients/react/package-lock.json
 	@scripts/setup $(PYTHON)
 
 run: setup ## Start Valkey, Postgres and meterd, play a small trace, then keep serving

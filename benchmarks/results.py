@@ -12,10 +12,13 @@ import rich.table
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """One figure. `target` is what it must reach (at_least) or stay below (at_most); None: for information."""
+    """One figure. `target` is what it must reach (at_least) or stay below (at_most); None: for information.
+
+    `measured` None: it could not be measured here, and the note says why.
+    """
 
     name: str
-    measured: float
+    measured: float | None
     unit: str
     at_least: float | None = None
     at_most: float | None = None
@@ -23,8 +26,8 @@ class Line:
 
     @property
     def passes(self) -> bool | None:
-        """None without a target."""
-        if self.at_least is None and self.at_most is None:
+        """None without a target or a figure."""
+        if self.measured is None or (self.at_least is None and self.at_most is None):
             return None
         low = self.at_least is None or self.measured >= self.at_least
         return low and (self.at_most is None or self.measured <= self.at_most)
@@ -33,7 +36,9 @@ class Line:
         return dataclasses.asdict(self) | {"passes": self.passes}
 
 
-def _number(value: float, unit: str) -> str:
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "–"
     digits = 0 if abs(value) >= 100 or value == int(value) else 2
     return f"{value:,.{digits}f} {unit}".rstrip()
 

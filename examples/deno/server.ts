@@ -1,5 +1,5 @@
 // A Deno server that meters its users' chats. POST / with {"user": …, "prompt": …} streams the provider's answer.
-//   METERD_URL=http://127.0.0.1:8262 METERD_KEY=mk_… PROVIDER_URL=http://127.0.0.1:8300 PORT=8400 deno run -A examples/deno/server.ts
+// examples/README.md tells how to run it. METERD_URL, METERD_KEY, PROVIDER_URL and PORT say where things are.
 import { createMeter, DeniedError, meterStream } from "@meterd/client";
 
 const { METERD_URL, METERD_KEY, PROVIDER_URL, PORT } = Deno.env.toObject();

@@ -1,5 +1,5 @@
 // A Node server that meters its users' chats over gRPC. POST / with {"user": …, "prompt": …} streams the provider's answer.
-//   METERD_URL=http://127.0.0.1:8260 METERD_KEY=mk_… PROVIDER_URL=http://127.0.0.1:8300 PORT=8400 node examples/node/server.mjs
+// examples/README.md tells how to run it. METERD_URL, METERD_KEY, PROVIDER_URL and PORT say where things are.
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
 import { DeniedError, createMeter, meterStream } from "@meterd/client/node";

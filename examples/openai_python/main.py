@@ -83,6 +83,8 @@ async def main(account: str, question: str, max_tokens: int = 100) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     if "OPENAI_BASE_URL" not in os.environ:
         server = provider.serve(0)
         threading.Thread(target=server.serve_forever, daemon=True).start()

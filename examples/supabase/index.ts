@@ -1,5 +1,6 @@
 // A Supabase Edge Function that meters its users' chats; EdgeRuntime keeps it alive until the settlement is told. POST / with
 // {"user": …, "prompt": …} streams the provider's answer. Secrets: METERD_URL, METERD_KEY, PROVIDER_URL.
+// examples/README.md tells how to run it in Deno.
 import { createMeter, withHold } from "@meterd/client/edge";
 
 const { METERD_URL, METERD_KEY, PROVIDER_URL } = Deno.env.toObject();

@@ -1,5 +1,6 @@
 // A Cloudflare Worker that meters its users' chats with the smallest client: fetch and JSON alone. POST / with {"user": …, "prompt": …}
 // streams the provider's answer. Bindings: METERD_URL, METERD_KEY (a secret), PROVIDER_URL.
+// examples/README.md tells how to run it in workerd.
 import { DeniedError, createMeter, meterStream } from "@meterd/client/edge";
 
 export default {

@@ -1,5 +1,4 @@
-# workerd serve examples/workers/workerd.capnp, once worker.js is bundled into bundle.js:
-#   esbuild examples/workers/worker.js --bundle --format=esm --outfile=examples/workers/bundle.js
+# Serves worker.js, bundled into bundle.js beside this file: examples/README.md.
 using Workerd = import "/workerd/workerd.capnp";
 
 const config :Workerd.Config = (

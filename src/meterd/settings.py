@@ -69,7 +69,7 @@ class Settings:
     # Real money. A tenant is of one mode for ever.
     stripe_livemode: bool = False
     # What `meterd stripe serve` listens on, and whose money it hears of.
-    stripe_listen: str = "127.0.0.1:8262"
+    stripe_listen: str = "127.0.0.1:8263"
     stripe_tenant: str = ""
     # The connected account (acct_…) whose events these are; empty: the endpoint is of the account itself.
     stripe_account: str = ""
@@ -79,6 +79,8 @@ class Settings:
     stripe_tolerance_s: int = 300
     # Freezes an account while a dispute is open, and for good if it is lost.
     stripe_freeze_disputed: bool = False
+    # Buys what topup.requested asks for with the customer's default card. Needs the API key.
+    stripe_top_ups: bool = False
     log_level: str = "info"
     # "text" for people, "json" for machines.
     log_format: str = "text"
@@ -145,7 +147,9 @@ def read(environment: Mapping[str, str], **overrides: Any) -> Settings:
 
 
 # Variables of the command line tools, which the server may find in its environment too.
-_FOREIGN = frozenset({"SERVER", "KEY", "ADMIN_KEY", "VALKEY_SERVER", "POSTGRES_BIN", "SHARED_DATA", "CA", "PRICES"})
+_FOREIGN = frozenset(
+    {"SERVER", "URL", "KEY", "ADMIN_KEY", "VALKEY_SERVER", "POSTGRES_BIN", "SHARED_DATA", "CA", "PRICES"}
+)
 
 
 def _check_names(environment: Mapping[str, str], known: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ Story = Callable[[str], list[world.Document]]
 ORDERS = hypothesis.settings(
     max_examples=4, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
+# Accounts that each hear the story in an order of their own, before anybody waits for their balances.
+LISTENERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -162,12 +164,14 @@ STORIES: dict[str, tuple[Story, dict[str, float], bool]] = {
 def test_every_order_ends_in_the_same_balance(shop: world.World, name: str, data: strategies.DataObject) -> None:
     tell, expected, frozen = STORIES[name]
     # On a plan that gives nothing; but who ends a subscription falls back to the free one, so begins on it too.
-    account = shop.account(plan_id="free" if name == "canceled at once" else "endless")
-    story = tell(account)
-    _deliver(shop, story, data)
-    assert shop.credits(account) == pytest.approx(expected, abs=1e-9)
-    (row,) = shop.made.sql("SELECT frozen FROM accounts WHERE account_id = $1", account)
-    assert row["frozen"] is frozen
+    plan_id = "free" if name == "canceled at once" else "endless"
+    accounts = [shop.account(plan_id=plan_id) for _ in range(LISTENERS)]
+    for account in accounts:
+        _deliver(shop, tell(account), data)
+    for account in accounts:
+        assert shop.credits(account) == pytest.approx(expected, abs=1e-9)
+        (row,) = shop.made.sql("SELECT frozen FROM accounts WHERE account_id = $1", account)
+        assert row["frozen"] is frozen
 
 
 def _deliver(shop: world.World, story: list[world.Document], data: strategies.DataObject) -> None:
@@ -194,9 +198,14 @@ def _upgraded(start_s: int) -> dict[str, float]:
 @hypothesis.given(data=strategies.data())
 @ORDERS
 def test_a_life_of_a_subscription_ends_in_the_same_balance(shop: world.World, data: strategies.DataObject) -> None:
-    account = shop.account()
-    story = _life_of_a_subscription(account)
-    _deliver(shop, story, data)
+    stories = {account: _life_of_a_subscription(account) for account in (shop.account() for _ in range(LISTENERS))}
+    for story in stories.values():
+        _deliver(shop, story, data)
+    for account, story in stories.items():
+        _check_life(shop, account, story)
+
+
+def _check_life(shop: world.World, account: str, story: list[world.Document]) -> None:
     start_s = story[-1]["data"]["object"]["items"]["data"][0]["current_period_start"]
     assert shop.credits(account) == pytest.approx(_upgraded(start_s), abs=1e-9)
     found = shop.product.subscription(account)

@@ -203,6 +203,38 @@ def test_two_subscriptions_are_both_granted_and_the_later_one_is_the_plan(shop: 
     assert shop.product.subscription(one.account).plan.plan_id == "elite"
 
 
+def test_the_earlier_of_two_subscriptions_is_the_plan_again_at_once_when_the_later_one_ends(shop: world.World) -> None:
+    one = _Subscriber(shop)
+    other = _Subscriber(shop, "price_elite")
+    other.account = one.account
+    created = other.start_s + 10
+    shop.deliver(one.told("created"), one.paid(), other.told("created", created=created), other.paid())
+    assert shop.product.subscription(one.account).plan.plan_id == "elite"
+    gone = other.told("deleted", created=created, status="canceled", ended_at=world.now_s(), at_s=world.now_s() + 1)
+    shop.deliver(gone, gone)
+    assert shop.product.subscription(one.account).plan.plan_id == "pro"
+    # Neither the free plan's credits, nor a second time those that were paid.
+    assert one.credits() == {"default": 3000}
+
+
+def test_a_later_subscription_that_is_paid_back_whole_gives_way_to_the_earlier_one(shop: world.World) -> None:
+    one = _Subscriber(shop)
+    other = _Subscriber(shop, "price_elite")
+    other.account = one.account
+    created = other.start_s + 10
+    paid, payment = other.paid(), world.new_id("pi")
+    shop.deliver(one.told("created"), one.paid(), other.told("created", created=created), paid)
+    back = world.charge(payment, units=3800, refunded=3800)
+    shop.deliver(
+        world.event("invoice_payment.paid", world.invoice_payment(paid["data"]["object"]["id"], payment)),
+        world.event("charge.refunded", back),
+    )
+    assert shop.product.subscription(one.account).plan.plan_id == "pro"
+    assert one.credits() == {"default": 3000}
+    shop.deliver(one.told("updated", at_s=world.now_s() + 1))
+    assert shop.product.subscription(one.account).plan.plan_id == "pro"
+
+
 def test_a_deleted_customer_keeps_the_credits(shop: world.World) -> None:
     one = _Subscriber(shop)
     shop.deliver(one.told("created"), one.paid())

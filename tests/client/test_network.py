@@ -119,7 +119,7 @@ async def test_a_server_that_restarts_in_mid_hold_gets_the_commit(
 ) -> None:
     scene, listen = await serving.scene(database, redis_url), serving.http_address()
     settings = serving.settings_of(scene.dsn, scene.redis_url, listen=listen)
-    async with meterd_client.Meter(listen, key=scene.key, timeout_s=0.2, spool=tmp_path / "spool.db") as meter:
+    async with meterd_client.Meter(listen, key=scene.key, timeout_s=2.0, spool=tmp_path / "spool.db") as meter:
         async with serving.running(settings) as server:
             await server.client(scene.key).fund("ada", scenes.FUNDS_MICROS)
             hold = await meter.hold("ada", **MODEL).__aenter__()

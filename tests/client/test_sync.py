@@ -216,7 +216,7 @@ async def test_an_outage_is_outlived_by_the_spool(world: scenes.World, tmp_path:
 
         loop = asyncio.get_running_loop()
         await _in_thread(
-            between.address, world.key, body, spool=path, timeout_s=0.3, on_undecided="allow", attempt_timeout_s=5.0
+            between.address, world.key, body, spool=path, timeout_s=1.5, on_undecided="allow", attempt_timeout_s=5.0
         )
         between.is_refusing = False
         expected = (scenes.FUNDS_MICROS - 2 * RESPONSE_MICROS - 5, 0)

@@ -212,12 +212,20 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.both("apply", ADDRESS, change)
 
-    @rule(amount=st.one_of(st.integers(1, 300), st.integers(1, money.AMOUNT_MAX_MICROS)), wallet=WALLETS)
-    def claw_back(self, amount: int, wallet: str) -> None:
+    @rule(
+        amount=st.one_of(st.integers(1, 300), st.integers(1, money.AMOUNT_MAX_MICROS)),
+        wallet=WALLETS,
+        first=st.lists(st.integers(1, 8), max_size=3),
+    )
+    def claw_back(self, amount: int, wallet: str, first: list[int]) -> None:
         self.change_no += 1
         claw_back = uuid.UUID(int=3_000_000 + self.change_no)
         change = ledger.ClawBackChange(
-            change_no=self.change_no, claw_back_id=claw_back, wallet=wallet, amount_micros=amount
+            change_no=self.change_no,
+            claw_back_id=claw_back,
+            wallet=wallet,
+            amount_micros=amount,
+            grant_ids=[uuid.UUID(int=one) for one in first],
         )
         self.both("apply", ADDRESS, change)
 

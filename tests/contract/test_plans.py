@@ -183,3 +183,24 @@ async def test_the_next_grant_pays_off_what_a_claw_back_left_owing(clocked: ledg
     applied = await clocked.book.apply(ADDRESS, ledgers.grant_change(3, 600))
     assert applied.balance is not None and applied.balance.available_micros == 100
     assert (await state(clocked)).wallets[0].debt_micros == 0
+
+
+async def test_a_claw_back_takes_the_grants_it_names_first_and_the_rest_in_burn_order(clocked: ledgers.Clocked) -> None:
+    soon, later, gone = clocked.now_ms + MINUTE_MS, clocked.now_ms + 2 * MINUTE_MS, clocked.now_ms + 1
+    await clocked.book.apply(ADDRESS, ledgers.grant_change(2, 300, expires_ms=soon))
+    await clocked.book.apply(ADDRESS, ledgers.grant_change(3, 200, effective_ms=soon, expires_ms=later))
+    await clocked.book.apply(ADDRESS, ledgers.grant_change(4, 50, expires_ms=gone))
+    await clocked.advance(1)
+    change = ledger.ClawBackChange(
+        change_no=5,
+        claw_back_id=uuid.UUID(int=900),
+        wallet="default",
+        amount_micros=1_250,
+        # The one that has expired is left alone, and one that nobody knows is none.
+        grant_ids=[uuid.UUID(int=number) for number in (4, 77, 3, 1, 3)],
+    )
+    applied = await clocked.book.apply(ADDRESS, change)
+    assert applied.balance is not None and applied.balance.available_micros == 250
+    found = await state(clocked)
+    left = {one.grant_id.int: one.available_micros for one in found.wallets[0].grants if one.available_micros}
+    assert (left, found.wallets[0].debt_micros, found.revoked_micros) == ({2: 250, 4: 50}, 0, 1_250)

@@ -43,6 +43,8 @@ class World:
     foreign_grant: str = ""
     webhook_id: str = ""
     foreign_webhook: str = ""
+    purchase_id: str = ""
+    foreign_purchase: str = ""
 
 
 async def made_world(client: serving.Client, other: serving.Client, account_id: str) -> World:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -17,13 +17,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from meterd.core import errors, ids
 from meterd.postgres import keys, pool
-from meterd.server import app, auth, methods, options
+from meterd.server import app, auth, options
 from meterd_client.v1 import accounts_pb2, metering_pb2
-from tests.integration import bad_credit, bad_events, bad_input, serving
+from tests import stripe_fake
+from tests.integration import bad_billing, bad_credit, bad_events, bad_input, serving
 
 UNKNOWN = "mk_" + "A" * 43
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
-SERVICES = [f"meterd.v1.{name}" for name in ("Accounts", "Catalog", "Events", "Metering", "Reports")]
+SERVICES = [f"meterd.v1.{name}" for name in ("Accounts", "Billing", "Catalog", "Events", "Metering", "Reports")]
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 NOT_OF_AN_ACCOUNT = (
     *("Estimate", "CreateAccount", "Revenue", "TopAccounts", "CreateWebhook", "ListWebhooks"),
@@ -117,16 +118,24 @@ async def test_every_method_of_the_protos_is_served_and_no_other(server: serving
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_a_tenant_sees_and_touches_nothing_of_another(scene: serving.Scene) -> None:
+@pytest.fixture
+def stripe() -> Iterator[stripe_fake.Stripe]:
+    with stripe_fake.running() as found:
+        yield found
+
+
+async def test_a_tenant_sees_and_touches_nothing_of_another(scene: serving.Scene, stripe: stripe_fake.Stripe) -> None:
     ours = await serving.new_key(scene.dsn, "ours", "admin")
     theirs = await serving.new_key(scene.dsn, "theirs", "admin")
-    settings = serving.settings_of(scene.dsn, scene.redis_url)
+    at_stripe: dict[str, Any] = {"stripe_api_key": stripe_fake.KEY, "stripe_api_base": stripe.url}
+    settings = serving.settings_of(scene.dsn, scene.redis_url, **at_stripe)
     async with serving.running(settings) as server, serving.contents(scene.dsn, scene.redis_url) as contents:
         client, thief = server.client(ours.key), server.client(theirs.key)
         world = await made(client, thief)
         await bad_events.add_webhooks(world, thief)
         await bad_credit.add_offers(world, thief)
-        before = await contents.now()
+        await bad_billing.add_purchases(world, thief, "elsewhere")
+        before, told = await contents.now(), len(stripe.requests("POST"))
         requests = {
             name: bad_input.request_of(name, world, {})
             for name in bad_input.GOOD
@@ -139,6 +148,7 @@ async def test_a_tenant_sees_and_touches_nothing_of_another(scene: serving.Scene
             assert refusal.code is grpc.StatusCode.NOT_FOUND, (name, refusal)
             assert "no such" in refusal.message
         assert await contents.now() == before
+        assert len(stripe.requests("POST")) == told
         # The same name is another account.
         await thief.fund(world.account_id, 5)
         assert await thief.balance(world.account_id) == (5, 0)
@@ -198,7 +208,7 @@ async def services_of(channel: grpc.aio.Channel) -> set[str]:
 
 async def test_reflection_is_served_if_it_is_asked_for(scene: serving.Scene) -> None:
     async with serving.running(serving.settings_of(scene.dsn, scene.redis_url, reflection=True)) as server:
-        assert {methods.METERING, methods.ACCOUNTS, "grpc.health.v1.Health"} <= await services_of(server.channel)
+        assert {*SERVICES, "grpc.health.v1.Health"} <= await services_of(server.channel)
 
 
 async def test_reflection_is_not_served_by_default(server: serving.Server) -> None:
@@ -207,8 +217,8 @@ async def test_reflection_is_not_served_by_default(server: serving.Server) -> No
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-async def test_health_needs_no_key_and_knows_both_services(server: serving.Server) -> None:
-    for service in ("", methods.METERING, methods.ACCOUNTS):
+async def test_health_needs_no_key_and_knows_every_service(server: serving.Server) -> None:
+    for service in ("", *SERVICES):
         assert await server.health(service) == "SERVING"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await server.health("other")

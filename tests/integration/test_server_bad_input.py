@@ -1,10 +1,11 @@
-"""Bad input over real gRPC, method by method: the status, the field that the message names, and that neither store changed."""
+"""Bad input over real gRPC, method by method: the status, the field that is named, and that nothing changed in a store or at Stripe."""
 
 from __future__ import annotations
 
 import dataclasses
 import uuid
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -13,13 +14,14 @@ import redis
 
 from meterd.embedded import postgres
 from meterd.server import methods
-from tests.integration import bad_credit, bad_events, bad_input, serving
+from tests import stripe_fake
+from tests.integration import bad_billing, bad_credit, bad_events, bad_input, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
-CASES = [*bad_input.CASES, *bad_events.CASES, *bad_credit.CASES]
-EMPTY = bad_events.EMPTY | bad_credit.EMPTY
+CASES = [*bad_input.CASES, *bad_events.CASES, *bad_credit.CASES, *bad_billing.CASES]
+EMPTY = bad_events.EMPTY | bad_credit.EMPTY | bad_billing.EMPTY
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -34,13 +36,18 @@ class Scene:
     world: bad_input.World
     fresh: bad_input.World
     contents: serving.Contents
+    stripe: stripe_fake.Stripe
     before: serving.Snapshot
+    told: int = 0
 
     async def changed(self) -> list[str]:
-        """The keys and tables that differ since the last time."""
+        """The keys and tables that differ since the last time, and what Stripe was told since."""
         now, before = await self.contents.now(), self.before
-        self.before = now
-        return [name for name in sorted(now | before) if now.get(name) != before.get(name)]
+        requests = self.stripe.requests()
+        routes = [one["route"] for one in requests[self.told :]]
+        self.before, self.told = now, len(requests)
+        changed = [name for name in sorted(now | before) if now.get(name) != before.get(name)]
+        return changed + [route for route in routes if not route.startswith("GET")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,17 +58,22 @@ async def scene(dsn: str, redis_server_url: str, tmp_path_factory: pytest.TempPa
     prices.write_text(serving.PRICES)
     key = (await serving.new_key(dsn, "acme", "admin")).key
     other = (await serving.new_key(dsn, "other", "admin")).key
-    settings = serving.settings_of(dsn, redis_server_url, prices_file=str(prices))
-    async with (
-        serving.running(settings, options=[("grpc.max_send_message_length", -1)]) as server,
-        serving.contents(dsn, redis_server_url) as contents,
-    ):
-        fresh = await bad_input.made_world(server.client(key), server.client(other), "fresh")
-        world = await bad_input.made_world(server.client(key), server.client(other), "acct")
-        for made in (fresh, world):
-            await bad_events.add_webhooks(made, server.client(other))
-            await bad_credit.add_offers(made, server.client(other))
-        yield Scene(world=world, fresh=fresh, contents=contents, before=await contents.now())
+    with stripe_fake.running() as stripe:
+        at_stripe: dict[str, Any] = {"stripe_api_key": stripe_fake.KEY, "stripe_api_base": stripe.url}
+        settings = serving.settings_of(dsn, redis_server_url, prices_file=str(prices), **at_stripe)
+        async with (
+            serving.running(settings, options=[("grpc.max_send_message_length", -1)]) as server,
+            serving.contents(dsn, redis_server_url) as contents,
+        ):
+            fresh = await bad_input.made_world(server.client(key), server.client(other), "fresh")
+            world = await bad_input.made_world(server.client(key), server.client(other), "acct")
+            for made in (fresh, world):
+                await bad_events.add_webhooks(made, server.client(other))
+                await bad_credit.add_offers(made, server.client(other))
+                await bad_billing.add_purchases(made, server.client(other))
+            found = Scene(world=world, fresh=fresh, contents=contents, stripe=stripe, before={})
+            assert await found.changed() != []
+            yield found
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{n}-{case.method}" for n, case in enumerate(CASES)])
@@ -96,6 +108,8 @@ async def test_an_empty_message_writes_nothing(scene: Scene, name: str) -> None:
 async def test_the_cases_spoil_requests_that_are_answered(scene: Scene) -> None:
     """Otherwise a case could be refused for another reason than its own. On an account of its own."""
     assert bad_input.GOOD.keys() == {path.rpartition("/")[2] for path in methods.declared()}
-    for name in [*bad_input.ORDER, *bad_events.GOOD, *bad_credit.GOOD]:
+    for name in [*bad_input.ORDER, *bad_events.GOOD, *bad_credit.GOOD, *bad_billing.GOOD]:
+        if name in bad_billing.UNANSWERED:
+            continue
         await scene.fresh.client.call(name, bad_input.request_of(name, scene.fresh, {}))
     assert await scene.changed() != []

@@ -199,3 +199,45 @@ async def test_what_keeps_it_from_working_is_told(
     result = await in_thread(desk.sync, "--yes", key=key, **environment)
     assert (result.exit_code, message in result.output) == (status, True), result.output
     assert not key or key not in result.output
+
+
+async def test_prices_of_what_is_not_sold_any_more_are_archived_and_come_back_with_their_item(desk: Desk) -> None:
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    named = {one.package_id: one.stripe_price for one in (await desk.sold()).packages}
+    (growth, starter) = named["growth"], named["starter"]
+    own = desk.stripe.make("price", "price", product="prod_own", unit_amount=1, currency="eur", active=True)
+    fewer = "{currency: eur, packages: {starter: {name: Starter, credits: 1000, price: 9, active: false}}, plans: {free: {price: 0}}}"
+    await desk.apply(fewer)
+    posts = desk.posts()
+    shown = await in_thread(desk.sync, "--dry-run")
+    assert (shown.exit_code, desk.posts()) == (0, posts)
+    assert f"To be archived: {growth}, package growth, not sold any more." in shown.output
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    assert list(desk.prices()) == [own["id"]]
+    assert "Nothing to change." in (await in_thread(desk.sync, "--dry-run")).output
+    await desk.apply(CATALOG % 49)
+    result = await in_thread(desk.sync, "--yes")
+    assert result.exit_code == 0, result.output
+    again = {one.package_id: one.stripe_price for one in (await desk.sold()).packages}
+    assert {again["growth"], again["starter"]} <= set(desk.prices()) - {growth, starter}
+
+
+async def test_a_price_that_another_item_names_now_is_kept(desk: Desk) -> None:
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    growth = next(one.stripe_price for one in (await desk.sold()).packages if one.package_id == "growth")
+    renamed = CATALOG % f"49, stripe_price: {growth}"
+    await desk.apply(renamed.replace("growth:", "bigger:"))
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    assert growth in desk.prices()
+
+
+async def test_a_default_price_that_is_not_sold_any_more_goes_with_its_product(desk: Desk) -> None:
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    growth = next(one.stripe_price for one in (await desk.sold()).packages if one.package_id == "growth")
+    product = desk.prices()[growth]["product"]
+    desk.stripe.change(product, default_price=growth)
+    await desk.apply((CATALOG % 49).replace("price: 49", "price: 49, active: false"))
+    assert (await in_thread(desk.sync, "--yes")).exit_code == 0
+    (found,) = [one for one in desk.stripe.objects("product") if one["id"] == product]
+    assert not found["active"]
+    assert "Nothing to change." in (await in_thread(desk.sync, "--dry-run")).output

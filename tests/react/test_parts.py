@@ -17,7 +17,7 @@ _RUN = """
 const { createRequire } = require('node:module');
 const kit = createRequire(process.env.KIT + '/package.json');
 const contents = `export * from './src/index.ts'; export { stream, unary } from './src/wire.ts'; export { Tokens } from './src/tokens.ts';
-  export { createElement } from 'react'; export { renderToString } from 'react-dom/server';`;
+  export { chargeMicros } from './src/gate.ts';  export { createElement } from 'react'; export { renderToString } from 'react-dom/server';`;
 const built = kit('esbuild').buildSync({
   stdin: { contents, resolveDir: process.env.KIT }, bundle: true, write: false, platform: 'node', format: 'cjs', jsx: 'automatic',
 });
@@ -39,6 +39,12 @@ def _run(node: str, code: str, **values: Any) -> Any:
     done = subprocess.run([node, "-e", _RUN], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_a_gate_asks_for_what_the_server_charges(node: str) -> None:
+    cases = [("416666.25", 1, "416667"), ("416666.25", 3, "1249999"), ("12000000", 2, "24000000"), ("0", 5, "0")]
+    code = "return values.cases.map(([unit, quantity]) => String(kit.chargeMicros(unit, quantity)));"
+    assert [want for *_, want in cases] == _run(node, code, cases=cases)
 
 
 def test_amounts_are_exact_and_promise_no_more_than_there_is(node: str) -> None:

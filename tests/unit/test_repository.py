@@ -276,6 +276,24 @@ def test_compose_starts_commands_of_meterd_with_settings_that_it_knows() -> None
         assert "postgres_dsn" in services[name]["secrets"]
 
 
+def test_compose_takes_in_stripes_webhooks_at_the_port_that_it_publishes() -> None:
+    stripe = _compose()["services"]["stripe"]
+    assert " ".join(stripe["command"]) in _subcommands()
+    given = {key: value for key, value in stripe["environment"].items() if not key.endswith("_FILE")}
+    port = settings.read(given | {"METERD_POSTGRES_DSN": "postgresql://db/meterd"}).stripe_listen.rpartition(":")[2]
+    assert stripe["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"http://127.0.0.1:{port}/readyz" in str(stripe["healthcheck"]["test"])
+    assert stripe["environment"]["METERD_STRIPE_WEBHOOK_SECRETS_FILE"] == "/run/secrets/stripe_webhook_secrets"
+
+
+def test_no_two_processes_want_the_same_port() -> None:
+    defaults = settings.Settings()
+    listeners = [defaults.listen, defaults.http_listen, defaults.http_address, defaults.stripe_listen]
+    assert len(set(listeners)) == len(listeners)
+    published = [port for service in _compose()["services"].values() for port in service.get("ports", ())]
+    assert len(set(published)) == len(published)
+
+
 def test_compose_names_only_what_it_defines() -> None:
     compose = _compose()
     for name, service in compose["services"].items():

@@ -47,6 +47,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "stripe_webhook_secrets": ("whsec_1 whsec_2", "whsec_1 whsec_2"),
     "stripe_tolerance_s": ("1", 1),
     "stripe_freeze_disputed": ("on", True),
+    "stripe_top_ups": ("on", True),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
 }

@@ -67,6 +67,7 @@ function featureOf(json: Json): Feature {
     name: text(json, "name"),
     category: text(json, "category"),
     amountMicros: micros(json, "amountMicros"),
+    unitMicros: text(json, "unitMicros") || text(json, "amountMicros") || "0",
     wallet: wallet(json),
     active: flag(json, "active"),
   };

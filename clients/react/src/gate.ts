@@ -60,7 +60,7 @@ export function useCreditGate({ feature: featureId, quantity = 1, costMicros, na
   // The balance that the server denied it at: until that changes, its word counts.
   const [deniedAt, setDeniedAt] = useState<Balance | undefined>();
 
-  const cost = costMicros ?? (feature?.amountMicros ?? 0n) * BigInt(quantity);
+  const cost = costMicros ?? (feature ? chargeMicros(feature.unitMicros, quantity) : 0n);
   const status = costMicros !== undefined ? "ready" : statusOf();
   const found = decided(cost, balance.balance, balance.wallet);
   const isDenied = deniedAt !== undefined && deniedAt === balance.balance;
@@ -114,6 +114,13 @@ export function useCreditGate({ feature: featureId, quantity = 1, costMicros, na
     }
     if (balance.status !== "live") void balance.refresh();
   }
+}
+
+/** What the server charges: the exact price times the number of actions, rounded up once. */
+export function chargeMicros(unitMicros: string, quantity: number): bigint {
+  const [whole = "0", part = ""] = unitMicros.split(".");
+  const divisor = 10n ** BigInt(part.length);
+  return (BigInt(whole + part) * BigInt(quantity) + divisor - 1n) / divisor;
 }
 
 function decided(cost: bigint, balance: Balance | undefined, wallet: WalletBalance | undefined): Verdict {

@@ -48,8 +48,10 @@ export interface Feature {
   featureId: string;
   name: string;
   category: string;
-  /** Of one action. */
+  /** What one action is charged. */
   amountMicros: bigint;
+  /** The exact price of an action, a decimal: several actions are charged this times their number, rounded up. */
+  unitMicros: string;
   wallet: string;
   active: boolean;
 }

@@ -1,7 +1,8 @@
 """Products and prices at Stripe for what a catalog sells, and their ids in the catalog.
 
 `planned` only looks; `apply` does what it found. A price at Stripe never changes its amount: a changed one gets a new price, and the old
-one is archived once the catalog names the new. Subscriptions keep the price that they began with. Products have ids that follow from
+one is archived once the catalog names the new; so are the prices that a sync has made for what is not sold any more. Subscriptions keep the
+price that they began with. Products have ids that follow from
 tenant and item, and prices a lookup key, so that whatever was begun is found again, also if the catalog has lost the ids meanwhile.
 """
 
@@ -70,10 +71,21 @@ class Change:
     product_id: str = ""
     # Whether the product is to have another name, or to be active again.
     renames: bool = False
+    # What a sync has made for the item, archived or not.
+    made_ids: tuple[str, ...] = ()
 
     @property
     def is_change(self) -> bool:
         return self.step is not Step.KEEP or self.renames or bool(self.old_ids)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Retired:
+    """A price of a sync, whose item is not sold any more; it is archived."""
+
+    kind: str
+    item_id: str
+    price_id: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +96,11 @@ class Plan:
     sold: catalog.Catalog
     changes: Sequence[Change]
     skipped: Sequence[str]
+    retired: Sequence[Retired] = ()
 
     @property
     def is_done(self) -> bool:
-        return not any(change.is_change for change in self.changes)
+        return not self.retired and not any(change.is_change for change in self.changes)
 
 
 def items(sold: catalog.Catalog) -> tuple[list[Item], list[str]]:
@@ -129,7 +142,29 @@ async def planned(
     at_stripe = stripe_.of(account)
     wanted, skipped = items(sold)
     changes = [await _change(at_stripe, tenant_id, item) for item in wanted]
-    return at_stripe, Plan(tenant_id=tenant_id, sold=sold, changes=changes, skipped=skipped)
+    retired = await _retired(at_stripe, tenant_id, wanted)
+    return at_stripe, Plan(tenant_id=tenant_id, sold=sold, changes=changes, skipped=skipped, retired=retired)
+
+
+async def _retired(at_stripe: outgoing.Stripe, tenant_id: str, wanted: Sequence[Item]) -> list[Retired]:
+    """Active prices that a sync of the tenant's has made, for what the catalog does not sell, or not any more."""
+    sold = {(item.kind, item.item_id) for item in wanted}
+    # An item may have got another id, and kept its price.
+    named = {item.stripe_price for item in wanted}
+    found: list[Retired] = []
+    archived: dict[str, bool] = {}
+    async for price in at_stripe.all("prices", {"active": True}):
+        marked = price.get("metadata") or {}
+        kind = next((one for one in (marks.PACKAGE, marks.PLAN) if one in marked), "")
+        if marked.get(marks.TENANT) != tenant_id or not kind or price["id"] in named or (kind, marked[kind]) in sold:
+            continue
+        product_id = str(price["product"])
+        if product_id not in archived:
+            product = await _found(at_stripe, f"products/{product_id}")
+            archived[product_id] = product is None or not product["active"]
+        if not archived[product_id]:
+            found.append(Retired(kind=kind, item_id=marked[kind], price_id=price["id"]))
+    return sorted(found, key=lambda one: (one.kind, one.item_id, one.price_id))
 
 
 async def _change(at_stripe: outgoing.Stripe, tenant_id: str, item: Item) -> Change:
@@ -143,7 +178,7 @@ async def _change(at_stripe: outgoing.Stripe, tenant_id: str, item: Item) -> Cha
     if product is not None:
         # A sync that was killed may have left some of its own.
         mine = _metadata(tenant_id, item).items()
-        siblings = at_stripe.all("prices", {"product": product_id, "active": True})
+        siblings = at_stripe.all("prices", {"product": product_id})
         known += [one async for one in siblings if mine <= (one.get("metadata") or {}).items()]
     old = {one["id"]: None for one in known if one["active"] and (right is None or one["id"] != right["id"])}
     return Change(
@@ -153,6 +188,7 @@ async def _change(at_stripe: outgoing.Stripe, tenant_id: str, item: Item) -> Cha
         old_ids=tuple(old),
         product_id=product_id if product else "",
         renames=product is not None and (product.get("name") != item.name or not product["active"]),
+        made_ids=tuple(sorted({one["id"] for one in known})),
     )
 
 
@@ -196,6 +232,8 @@ async def apply(connections: asyncpg.Pool, at_stripe: outgoing.Stripe, plan: Pla
     for change in plan.changes:
         for old_id in change.old_ids:
             await _archive(at_stripe, old_id, made[change.item.kind, change.item.item_id])
+    for one in plan.retired:
+        await _archive(at_stripe, one.price_id, "")
     return sold.version
 
 
@@ -222,17 +260,20 @@ async def _make(at_stripe: outgoing.Stripe, tenant_id: str, change: Change) -> s
     }
     if item.interval:
         params["recurring"] = {"interval": item.interval}
-    # With the prices before it: an amount that comes back after another one has a new price.
-    made = await at_stripe.post("prices", params, key=_key(f"{change.old_ids} {item.stripe_price}", params))
+    # With the prices before it: an amount that comes back after another one, or after it was archived, has a new price.
+    made = await at_stripe.post("prices", params, key=_key(f"{change.made_ids} {item.stripe_price}", params))
     return made["id"]
 
 
 async def _archive(at_stripe: outgoing.Stripe, old_id: str, new_id: str) -> None:
-    """Lets the old price not be used for anything new. A repeat changes nothing."""
+    """Lets the old price not be used for anything new; `new_id` "" is none in its place. A repeat changes nothing."""
     old = await at_stripe.get(f"prices/{old_id}")
     product = await at_stripe.get(f"products/{old['product']}")
     if product.get("default_price") == old_id:
-        # Stripe does not archive a product's default.
+        # Stripe does not archive a product's default. Without another one the product is archived, with all its prices.
+        if not new_id:
+            await _update(at_stripe, f"products/{old['product']}", {"active": False})
+            return
         await _update(at_stripe, f"products/{old['product']}", {"default_price": new_id})
     await _update(at_stripe, f"prices/{old_id}", {"active": False})
 

@@ -39,6 +39,10 @@ class Slice:
         """Its name among the effects of the invoice."""
         return f"{self.wallet}:{self.start_ms // 1000}"
 
+    def overlaps(self, other: Slice) -> bool:
+        """Whether the two are of one wallet and, in part, of one time."""
+        return self.wallet == other.wallet and self.start_ms < other.end_ms and other.start_ms < self.end_ms
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Paid:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 
 from meterd.billing import marks, outgoing
 from meterd.core import catalog, errors, ids, money
-from meterd.meter import catalogs
 from meterd.postgres import catalog as stored
 from meterd.postgres import orders, pool
 
@@ -28,6 +27,14 @@ ENDED = frozenset(("canceled", "incomplete_expired"))
 Document = dict[str, Any]
 
 
+class InForce(Protocol):
+    """Knows what each tenant sells."""
+
+    def of(self, tenant_id: str) -> catalog.Catalog:
+        """The catalog in force; an empty one for a tenant that never applied any."""
+        ...
+
+
 class Orders:
     """Takes orders. Each method raises UnavailableError where a repeat with the same key goes on, and what outgoing.Stripe raises."""
 
@@ -35,7 +42,7 @@ class Orders:
         self,
         *,
         connections: asyncpg.Pool,
-        catalogs_: catalogs.Catalogs,
+        catalogs_: InForce,
         stripe_: outgoing.Stripe | None,
         livemode: bool,
         clock_ms: Callable[[], int],
@@ -170,7 +177,7 @@ class Orders:
         Stripe's event as ever, and so does a payment that needs time. A card that is declined leaves the order FAILED with Stripe's
         code. FailedPreconditionError: no customer, or none with a card that may be charged so.
         """
-        digest = stored.digest_of("top_up", account_id, package_id)
+        digest = top_up_digest(account_id, package_id)
         order, _ = await self.place_package(
             tenant_id, account_id, package_id, key=key, digest=digest, channel=orders.TOP_UP
         )
@@ -336,6 +343,11 @@ class Orders:
                 raise errors.FailedPreconditionError(
                     f"purchase_id: cannot be cancelled: Stripe has it as {now}"
                 ) from exc
+
+
+def top_up_digest(account_id: str, package_id: str) -> bytes:
+    """The digest of a top-up's order."""
+    return stored.digest_of("top_up", account_id, package_id)
 
 
 def _price_units(field: str, price: str, currency: str) -> int:

@@ -46,6 +46,8 @@ class Context:
     now_ms: int
     freezes: bool
     asked: Collection[tuple[str, str]] | None
+    # The subscription that an account is about to leave: no other one has to wait for it.
+    leaving: str = ""
     told: list[str] = dataclasses.field(default_factory=list[str])
 
     def ask(self, kind: str, object_id: str, at_s: int = 0) -> None:
@@ -247,7 +249,8 @@ async def _grant_package(
             amount_micros = granted[0].amount if granted else amount_micros
             wallet = granted[0].wallet if granted else goods.wallet
             target = sales.kept_micros(amount_micros, sale.returned_units, sale.paid_units)
-            terms = steps.Terms(wallet=wallet, category=category, source_id=sale.payment)
+            kin = [(sale.payment, other) for other, _, _ in parts]
+            terms = steps.Terms(wallet=wallet, category=category, source_id=sale.payment, kin=kin)
             await made.bring(sale.payment, part, target, terms, first_micros=amount_micros)
     await _enter(context, made, sale, goods.package_id)
     await _hold(context, made, disputes)
@@ -398,6 +401,7 @@ async def _grant_slices(
                     source_id=f"{subscription}:{part.invoice}",
                     effective_ms=part.start_ms,
                     expires_ms=part.expires_ms,
+                    kin=[(other.invoice, other.part) for of in paid for other in of.slices if other.overlaps(part)],
                 )
                 await made.bring(
                     part.invoice, part.part, part.kept_micros, terms, first_micros=max(0, part.amount_micros)
@@ -439,6 +443,7 @@ async def _follow(
     held = [one for one in paid if one.returned_units < one.paid_units or one.paid_units == 0]
     ended_ms = now.get("ended_s", 0) * 1000
     if ended_ms or not held:
+        await _hand_over(context, account, subscription)
         sold = await stripe.latest_catalog(context.connection, context.tenant_id)
         was_on = await plans.unfollow_within(
             context.connection,
@@ -454,7 +459,7 @@ async def _follow(
             context.told.append(f"{account_id} is no longer on its plan")
         return
     created_s = facts.value(own.state, "created_s", 0) if own else 0
-    if await stripe.has_rival(context.connection, context.tenant_id, account.account_no, subscription, created_s):
+    if await _has_rival(context, account_id, subscription, created_s):
         context.told.append(f"{account_id} has a later subscription, whose plan it is on")
         return
     wanted = _wanted(account, subscription, own, _status(now, own, invoices), held, context.now_ms)
@@ -463,6 +468,33 @@ async def _follow(
         context.connection, row, wanted, source_id=subscription, until_ms=until_ms, now_ms=context.now_ms
     )
     context.told.append(f"{account_id} is on plan {wanted.plan.plan_id} ({wanted.status.value})")
+
+
+async def _has_rival(context: Context, account_id: str, subscription: str, created_s: int) -> bool:
+    """Whether the account is on the plan of a later subscription, which is live: for one account there is one plan."""
+    other = await plans.followed_within(context.connection, context.tenant_id, account_id)
+    if other in ("", subscription, context.leaving):
+        return False
+    row = await stripe.known(context.connection, context.tenant_id, facts.SUBSCRIPTION, other)
+    if row is None or facts.value(row["state"], "now", {}).get("ended_s", 0):
+        return False
+    return (facts.value(row["state"], "created_s", 0), other) > (created_s, subscription)
+
+
+async def _hand_over(context: Context, account: catalog.Account, subscription: str) -> None:
+    """Puts an account that is on the subscription's plan on that of the latest other one that is live and paid, if there is any."""
+    now = (context.connection, context.tenant_id, account.account_id)
+    if await plans.followed_within(*now) != subscription:
+        return
+    left = dataclasses.replace(context, leaving=subscription)
+    for other in await stripe.live_others(context.connection, context.tenant_id, account.account_no, subscription):
+        try:
+            async with context.connection.transaction():
+                await settle_subscription(left, other)
+        except WaitsError as exc:
+            context.told.append(f"{other} waits: {exc}")
+        if await plans.followed_within(*now) != subscription:
+            return
 
 
 def _wanted(

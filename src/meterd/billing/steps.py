@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +18,8 @@ GRANT, CLAW_BACK, REVOKE, FREEZE, THAW, MONEY = "grant", "claw_back", "revoke", 
 # Grants of category GRANT_CATEGORY_PAID.
 PAID = 1
 _REASON = "stripe: money went back"
+# Of a purchase's own grants, of which there are one or two, and one more for each dispute that was won.
+PREFERRED_MAX = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +31,8 @@ class Terms:
     source_id: str
     effective_ms: int | None = None
     expires_ms: int = 0
+    # Objects and parts whose grants a claw-back takes before others, after the part's own.
+    kin: Sequence[tuple[str, str]] = ()
 
 
 class Steps:
@@ -95,7 +100,7 @@ class Steps:
         if gap > 0:
             await self._grant(name, part, gap, terms)
         elif gap < 0:
-            await self._claw_back(name, part, -gap, terms.wallet)
+            await self._claw_back(name, part, -gap, terms)
 
     async def _grant(self, name: str, part: str, amount_micros: int, terms: Terms) -> None:
         new = catalog.NewGrant(
@@ -113,7 +118,14 @@ class Steps:
         await self._note(name, part, GRANT, wallet=terms.wallet, amount=amount_micros, done_id=granted.grant_id)
         self._told.append(f"granted {money.decimal_string(amount_micros, 6)} to {terms.wallet} of {self._account_id}")
 
-    async def _claw_back(self, name: str, part: str, amount_micros: int, wallet: str) -> None:
+    def _grants_of(self, parts: Sequence[tuple[str, str]], wallet: str) -> list[uuid.UUID]:
+        """What was granted for the parts to the wallet, the newest first."""
+        found = [effect for name, part in parts for effect in self.made(name, part)[::-1]]
+        ours = [one.done_id for one in found if one.kind == GRANT and one.wallet == wallet and one.done_id is not None]
+        return list(dict.fromkeys(ours))[:PREFERRED_MAX]
+
+    async def _claw_back(self, name: str, part: str, amount_micros: int, terms: Terms) -> None:
+        wallet = terms.wallet
         made, _ = await movements.claw_back_within(
             self._connection,
             self._account,
@@ -124,6 +136,7 @@ class Steps:
             idempotency_key=self._key(name, part),
             reason=_REASON,
             now_ms=self._now_ms,
+            grant_ids=self._grants_of([(name, part), *terms.kin], wallet),
         )
         await self._note(name, part, CLAW_BACK, wallet=wallet, amount=-amount_micros, done_id=made.claw_back_id)
         self._told.append(f"clawed {money.decimal_string(amount_micros, 6)} back from {wallet} of {self._account_id}")

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import threading
@@ -65,14 +66,20 @@ def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str, http_
     """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start; to begin anew,
     delete the directory.
 
+    A key of Stripe's test mode in METERD_STRIPE_API_KEY lets it sell; of other settings of servers it reads none.
+
     The stores are those on PATH, or the ones that `pip install 'meterd[embedded]'` brings.
     """
+    # A terminal that is closed stops it like Ctrl-C, and leaves no stores behind; under nohup it serves on.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     with _stores(directory) as (cache, database):
         keys = _prepared(directory, database)
         read = settings.read(
-            {},
+            # So that a key of Stripe's test mode lets it sell: docs/STRIPE.md.
+            {name: value for name, value in os.environ.items() if name.startswith("METERD_STRIPE_")},
             listen=listen,
             http_listen=http_listen,
             http_address=http_address,
@@ -152,8 +159,13 @@ def _serve(read: settings.Settings, keys: _Keys, play: int) -> int:
 
     logs.configure(read.log_level, read.log_format)
     server = app.App(read)
+    on_hangup = signal.getsignal(signal.SIGHUP)
 
     def on_serving(address: str) -> None:
+        # The server's own meaning of it, to read the prices anew, is none here: their file is watched.
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, (lambda: None) if on_hangup is signal.SIG_IGN else server.stop
+        )
         threading.Thread(target=_demonstrate, args=(read, address, keys, play), name="meterd-demo", daemon=True).start()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -217,6 +229,7 @@ def _how_to_call(read: settings.Settings, address: str, keys: _Keys) -> str:
 meterd serves on {address}, over HTTP on {read.http_address or "none"}; metrics are on http://{read.http_listen}/metrics.
 Ctrl-C stops all of it.
 
+  export METERD_SERVER={address}
   export METERD_KEY={keys.meter}           # tenant {TENANT}, role meter
   export METERD_ADMIN_KEY={keys.admin}     # tenant {TENANT}, role admin
   export METERD_POSTGRES_DSN={read.postgres_dsn}
@@ -224,7 +237,17 @@ Ctrl-C stops all of it.
 
 Account {ACCOUNT} has {GRANT_CREDITS:,} credits to spend. Reserve some, and commit what was used (README.md shows it):
 
-  buf curl --protocol grpc --http2-prior-knowledge -H "authorization: Bearer $METERD_KEY" \\
-    -d '{{"account_id": "{ACCOUNT}", "model": {{"model": "gpt-4o-mini", "input_tokens": 1200, "max_output_tokens": 400}}}}' \\
-    http://{address}/meterd.v1.Metering/Reserve
+  {_reserve(read, address)}
 """
+
+
+def _reserve(read: settings.Settings, address: str) -> str:
+    """A first call, by what most machines have: curl, where calls over HTTP are taken."""
+    model = '{"model": "gpt-4o-mini", "input_tokens": 1200, "max_output_tokens": 400}'
+    if read.http_address:
+        command, url = "curl -H 'content-type: application/json'", f"http://{read.http_address}"
+    else:
+        command, url = "buf curl --protocol grpc --http2-prior-knowledge", f"http://{address}"
+    return f"""{command} -H "authorization: Bearer $METERD_KEY" \\
+    -d '{{"account_id": "{ACCOUNT}", "model": {model}}}' \\
+    {url}/meterd.v1.Metering/Reserve"""

@@ -57,19 +57,34 @@ IN_FLIGHT_DEFAULT = 64
     "--seed", type=int, default=SEED_DEFAULT, show_default=True, help="Decides accounts, aborts and late ones."
 )
 @click.option(
-    "--server", envvar="METERD_SERVER", default=console.SERVER_DEFAULT, show_default=True, help="Address of the server."
+    "--server",
+    envvar="METERD_SERVER",
+    default=console.SERVER_DEFAULT,
+    show_default=True,
+    help="Address of the server. [env: METERD_SERVER]",
 )
 @click.option("--key", envvar="METERD_KEY", required=True, help="API key of role meter or admin. [env: METERD_KEY]")
 @click.option(
-    "--admin-key", envvar="METERD_ADMIN_KEY", help="Key that creates and grants accounts; --key if not given."
+    "--admin-key",
+    envvar="METERD_ADMIN_KEY",
+    help="Key that creates and grants accounts; --key if not given. [env: METERD_ADMIN_KEY]",
 )
 @click.option(
     "--ca", "ca_path", type=click.Path(exists=True, path_type=pathlib.Path), help="CA certificate; plaintext without."
 )
 @click.option(
-    "--postgres", envvar="METERD_POSTGRES_DSN", default="", help="DSN of the ledger, for flush lag and verify."
+    "--postgres",
+    envvar="METERD_POSTGRES_DSN",
+    default="",
+    help="DSN of the ledger, for flush lag and verify. [env: METERD_POSTGRES_DSN]",
 )
-@click.option("--redis", "redis_url", envvar="METERD_REDIS_URL", default="", help="URL of Redis, for verify.")
+@click.option(
+    "--redis",
+    "redis_url",
+    envvar="METERD_REDIS_URL",
+    default="",
+    help="URL of Redis, for verify. [env: METERD_REDIS_URL]",
+)
 @click.option("--check", is_flag=True, help="Fail unless the cost is exactly what genai-prices asks for.")
 @click.option(
     "--verify/--no-verify",

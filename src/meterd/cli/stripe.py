@@ -46,7 +46,7 @@ stripe.add_command(stripe_calls.reconcile)
 
 @stripe.command("serve", short_help="Take in Stripe's webhooks.")
 @click.option(
-    "--listen", metavar="HOST:PORT", help="Where it listens. [env: METERD_STRIPE_LISTEN; default 127.0.0.1:8262]"
+    "--listen", metavar="HOST:PORT", help="Where it listens. [env: METERD_STRIPE_LISTEN; default 127.0.0.1:8263]"
 )
 @console.guarded
 def serve(listen: str | None) -> None:

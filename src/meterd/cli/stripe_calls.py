@@ -73,7 +73,8 @@ def sync(tenant_id: str, dry_run: bool, is_agreed: bool, postgres: str, as_json:
     """Make products and prices at Stripe for what the tenant's catalog sells, and write their ids into the catalog.
 
     Shows first what would change, and asks. What is there already is found by its lookup key. A changed price becomes a new price at
-    Stripe, and the old one is archived; subscriptions keep the price that they have. A repeat changes nothing.
+    Stripe, and the old one is archived, as is what was made for items that are not sold any more; subscriptions keep the price that they
+    have. A repeat changes nothing.
 
     Exit status: 0, or 1 if Stripe refuses, nobody agreed or another catalog came between, 2 for a bad key, 3 if Stripe or Postgres is away.
     """
@@ -119,6 +120,10 @@ def _show(plan: catalog_sync.Plan) -> None:
             title=f"Catalog {plan.sold.version}",
             right=("price",),
         )
+    for one in plan.retired:
+        click.echo(
+            f"To be archived: {one.price_id}, {one.kind.removeprefix('meterd_')} {one.item_id}, not sold any more."
+        )
     if plan.skipped:
         click.echo(f"Not at Stripe, since free or not active: {', '.join(plan.skipped)}.")
     if plan.is_done:
@@ -128,7 +133,7 @@ def _show(plan: catalog_sync.Plan) -> None:
 def _ask(plan: catalog_sync.Plan) -> None:
     if not sys.stdin.isatty():
         raise console.Misuse("nobody is there to agree: say --yes, or --dry-run to look only")
-    count = sum(change.is_change for change in plan.changes)
+    count = sum(change.is_change for change in plan.changes) + len(plan.retired)
     if not click.confirm(f"Change {count} item{'' if count == 1 else 's'}?", err=True):
         raise console.Failure("nothing was changed")
 
@@ -148,6 +153,10 @@ def _document(plan: catalog_sync.Plan, version: str, *, applied: bool) -> dict[s
                 "renamed": change.renames,
             }
             for change in plan.changes
+        ],
+        "retired": [
+            {"kind": one.kind.removeprefix("meterd_"), "id": one.item_id, "stripe_price": one.price_id}
+            for one in plan.retired
         ],
         "skipped": list(plan.skipped),
     }

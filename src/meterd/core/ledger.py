@@ -302,12 +302,16 @@ class RevokeChange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ClawBackChange:
-    """Takes an amount from the wallet's active grants in burn order, and what they lack as debt. Open holds keep their slices."""
+    """Takes an amount from the wallet's active grants in burn order, and what they lack as debt. Open holds keep their slices.
+
+    `grant_ids` come first, in their order: what is left of them, also if it counts later only, but not if it has expired.
+    """
 
     change_no: int
     claw_back_id: uuid.UUID
     wallet: str
     amount_micros: int
+    grant_ids: Sequence[uuid.UUID] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

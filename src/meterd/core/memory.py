@@ -540,8 +540,14 @@ class MemoryLedger:
         if highest > money.AMOUNT_MAX_MICROS:
             raise errors.OutOfRangeError("amount_micros", "the account's total would pass 2^53 − 1 micro-credits")
         account.wallets[change.wallet] = wallet
-        taken = self._take(wallet, min(amount, max(0, wallet.available(self.now_ms))))
-        wallet.debt += amount - sum(taken.values())
+        left = amount
+        for grant_id in change.grant_ids:
+            for grant in wallet.grants:
+                if grant.grant_id == grant_id and (grant.expires_ms == 0 or grant.expires_ms > self.now_ms):
+                    part = min(grant.available, left)
+                    grant.available, left = grant.available - part, left - part
+        taken = self._take(wallet, min(left, max(0, wallet.available(self.now_ms))))
+        wallet.debt += left - sum(taken.values())
         account.revoked += amount
         return amount
 

@@ -200,6 +200,8 @@ def _change(row: Any) -> ledger.Change:
                 claw_back_id=row["change_id"],
                 wallet=payload["wallet"],
                 amount_micros=payload["amount_micros"],
+                # Claw-backs from before there were any have none.
+                grant_ids=tuple(uuid.UUID(one) for one in payload.get("grant_ids", ())),
             )
         case _:
             return ledger.SettingsChange(

@@ -214,8 +214,12 @@ async def claw_back_within(
     idempotency_key: str,
     reason: str,
     now_ms: int,
+    grant_ids: Sequence[uuid.UUID] = (),
 ) -> tuple[ClawBack, bool]:
-    """As Movements.claw_back, in a transaction that has locked the account's row; None is an account that does not exist."""
+    """As Movements.claw_back, in a transaction that has locked the account's row; None is an account that does not exist.
+
+    It takes first what is left of `grant_ids`, in their order.
+    """
     digest = catalog.digest_of(account_id, wallet, amount_micros, reason)
     row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)
     if row is not None:
@@ -231,7 +235,9 @@ async def claw_back_within(
     claw_back_id = ids.uuid7(now_ms)
     head = (tenant_id, claw_back_id, account_no, wallet, amount_micros, reason)
     await connection.execute(_SQL["insert_claw_back"], *head, idempotency_key, digest, change_no)
-    payload = {"wallet": wallet, "amount_micros": amount_micros}
+    payload: dict[str, Any] = {"wallet": wallet, "amount_micros": amount_micros}
+    if grant_ids:
+        payload["grant_ids"] = [str(grant_id) for grant_id in grant_ids]
     kind = ledger.Kind.CLAW_BACK.value
     await connection.execute(_SQL["insert_change"], tenant_id, account_no, change_no, kind, claw_back_id, payload)
     row = await connection.fetchrow(_SQL["claw_back_by_key"], tenant_id, idempotency_key)

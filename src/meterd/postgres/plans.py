@@ -277,6 +277,13 @@ async def follow_within(
     await limits.refresh_within(connection, tenant_id, wanted.account_id, now_ms)
 
 
+async def followed_within(connection: Any, tenant_id: str, account_id: str) -> str:
+    """The source_id of the subscription that the account follows; "" if its plan is none of Stripe's."""
+    live = await connection.fetchrow(_SQL["live_subscription"], tenant_id, account_id)
+    key = live["idempotency_key"] if live is not None else ""
+    return key.removeprefix(STRIPE) if key.startswith(STRIPE) else ""
+
+
 async def unfollow_within(
     connection: Any,
     account: Any,

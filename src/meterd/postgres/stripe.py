@@ -249,10 +249,10 @@ async def delete_customer(connection: Any, tenant_id: str, customer: str) -> Non
     await connection.execute(_SQL["delete_customer"], tenant_id, customer)
 
 
-async def has_rival(connection: Any, tenant_id: str, account_no: int, subscription: str, created_s: int) -> bool:
-    """Whether the account has a later subscription at Stripe that is live."""
-    row = await connection.fetchrow(_SQL["live_rival"], tenant_id, account_no, subscription, created_s)
-    return row is not None
+async def live_others(connection: Any, tenant_id: str, account_no: int, subscription: str) -> list[str]:
+    """The account's other subscriptions at Stripe that are live, the latest first."""
+    rows = await connection.fetch(_SQL["live_others"], tenant_id, account_no, subscription)
+    return [row["object_id"] for row in rows]
 
 
 async def effects(connection: Any, tenant_id: str, objects: Sequence[str]) -> list[Effect]:

@@ -242,7 +242,8 @@ class RedisLedger:
                 args = (number, change.revocation_id.hex, wallet, change.grant_id.hex, address)
             case ledger.ClawBackChange():
                 verb, wallet = "clawback", change.wallet
-                args = (number, change.claw_back_id.hex, wallet, str(change.amount_micros), address)
+                preferred = "".join(grant_id.hex for grant_id in change.grant_ids)
+                args = (number, change.claw_back_id.hex, wallet, str(change.amount_micros), address, preferred)
             case ledger.SettingsChange():
                 verb, names = "settings", (*names[:2], keys.counters(partition, address))
                 flags = (str(int(change.strict_expiry)), str(int(change.frozen)))

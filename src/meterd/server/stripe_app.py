@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Generator
+from typing import Any
 
 import asyncpg
 import prometheus_client
@@ -19,9 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from meterd.billing import events, inbox, outgoing, signatures
+from meterd.billing import events, inbox, outgoing, signatures, top_ups
 from meterd.core import errors
-from meterd.postgres import catalog, pool, stripe
+from meterd.postgres import catalog, pool, stripe, top_up_requests
 from meterd.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -38,10 +39,11 @@ _REASONS = ("size", "signature", "body", "mode", "account")
 
 
 class Metrics(registry.Collector):
-    """What /metrics shows of the inbox."""
+    """What /metrics shows of the inbox, and of top-ups where they are bought."""
 
-    def __init__(self, box: inbox.Inbox, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, box: inbox.Inbox, buyer: top_ups.TopUps | None, clock_ms: Callable[[], int]) -> None:
         self._box = box
+        self._buyer = buyer
         self._clock_ms = clock_ms
         self.refused: dict[str, int] = dict.fromkeys(_REASONS, 0)
         self.faults = 0
@@ -59,10 +61,16 @@ class Metrics(registry.Collector):
         )
         for reason, count in self.refused.items():
             refused.add_metric([reason], count)
+        bought = prometheus.CounterMetricFamily(
+            "meterd_stripe_top_ups", "Requests of top-ups, by what became of them.", labels=["outcome"]
+        )
+        for outcome in ("done", "failed", "retried") if self._buyer is not None else ():
+            bought.add_metric([outcome], getattr(self._buyer.counts, outcome))
         age_s = max(0, self._clock_ms() - backlog.oldest_ms) / 1000 if backlog.oldest_ms else 0
         return [
             events_,
             refused,
+            bought,
             prometheus.GaugeMetricFamily(
                 "meterd_stripe_pending", "Events that are kept, but not processed yet.", value=backlog.pending
             ),
@@ -164,6 +172,8 @@ class StripeApp:
         """ConfigError: a setting is missing, or does not fit."""
         if not settings.stripe_tenant:
             raise errors.ConfigError("METERD_STRIPE_TENANT: is missing")
+        if settings.stripe_top_ups and not settings.stripe_api_key:
+            raise errors.ConfigError("METERD_STRIPE_TOP_UPS: needs METERD_STRIPE_API_KEY")
         secrets = settings.stripe_webhook_secrets.replace(",", " ").split()
         self._verifier = signatures.Verifier(secrets, tolerance_s=settings.stripe_tolerance_s)
         self._settings = settings
@@ -215,11 +225,29 @@ class StripeApp:
                 clock_ms=_now_ms,
                 failpoint=self._failpoint,
             )
-            await self._listen(self._app(box, connections), box, host, port)
+            buyer = await self._buyer(connections, at_stripe)
+            await self._listen(self._app(box, buyer, connections), box, buyer, host, port)
         return 0
 
-    def _app(self, box: inbox.Inbox, connections: asyncpg.Pool) -> Starlette:
-        metrics = Metrics(box, _now_ms)
+    async def _buyer(self, connections: asyncpg.Pool, at_stripe: outgoing.Stripe | None) -> top_ups.TopUps | None:
+        """What buys top-ups; None if that is left to others."""
+        settings = self._settings
+        await top_up_requests.switch(
+            connections, settings.stripe_tenant, is_on=settings.stripe_top_ups, now_ms=_now_ms()
+        )
+        if not settings.stripe_top_ups:
+            return None
+        assert at_stripe is not None
+        return top_ups.TopUps(
+            connections,
+            tenant_id=settings.stripe_tenant,
+            at_stripe=at_stripe,
+            livemode=settings.stripe_livemode,
+            clock_ms=_now_ms,
+        )
+
+    def _app(self, box: inbox.Inbox, buyer: top_ups.TopUps | None, connections: asyncpg.Pool) -> Starlette:
+        metrics = Metrics(box, buyer, _now_ms)
         self._registry.register(metrics)
         webhooks = Webhooks(
             box,
@@ -255,7 +283,9 @@ class StripeApp:
             ]
         )
 
-    async def _listen(self, app: Starlette, box: inbox.Inbox, host: str, port: int) -> None:
+    async def _listen(
+        self, app: Starlette, box: inbox.Inbox, buyer: top_ups.TopUps | None, host: str, port: int
+    ) -> None:
         server = _Server(
             uvicorn.Config(
                 app,
@@ -270,14 +300,17 @@ class StripeApp:
                 timeout_graceful_shutdown=STOP_S,
             )
         )
-        working = asyncio.create_task(box.run(self._stop))
+        working = [asyncio.create_task(box.run(self._stop))]
+        if buyer is not None:
+            working.append(asyncio.create_task(buyer.run(self._stop)))
         serving = asyncio.create_task(server.serve())
         stopping = asyncio.create_task(self._stop.wait())
         _log.info("serving %s of %s on %s:%d", PATH, self._settings.stripe_tenant, host, port)
-        await asyncio.wait((stopping, serving, working), return_when=asyncio.FIRST_COMPLETED)
+        tasks: list[asyncio.Task[Any]] = [stopping, serving, *working]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         self._stop.set()
         server.should_exit = True
-        await asyncio.gather(serving, working, stopping)
+        await asyncio.gather(*tasks)
 
 
 class _Server(uvicorn.Server):

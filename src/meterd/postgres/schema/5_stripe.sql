@@ -6,7 +6,9 @@ CREATE TABLE stripe_tenants (
     livemode boolean NOT NULL,
     -- The connected account whose events the tenant's are; '' where the endpoint belongs to the account itself.
     stripe_account text NOT NULL DEFAULT '',
-    bound_at timestamptz NOT NULL DEFAULT now()
+    bound_at timestamptz NOT NULL DEFAULT now(),
+    -- Since when the Stripe process buys what topup.requested asks for; NULL: it does not.
+    top_ups_since timestamptz
 );
 
 -- Every event that was verified, before anything is done about it.
@@ -146,3 +148,25 @@ CREATE INDEX orders_created ON orders (tenant_id, created_at);
 CREATE UNIQUE INDEX orders_session ON orders (tenant_id, stripe_session) WHERE stripe_session <> '';
 CREATE UNIQUE INDEX orders_payment_intent ON orders (tenant_id, stripe_payment_intent) WHERE stripe_payment_intent <> '';
 CREATE UNIQUE INDEX orders_payment ON orders (tenant_id, payment_id) WHERE payment_id <> '';
+
+-- Requests of top-ups that were taken up, and what became of them.
+CREATE TABLE top_up_requests (
+    tenant_id text NOT NULL REFERENCES tenants,
+    -- That of the event topup.requested.
+    request_id text NOT NULL,
+    account_no bigint NOT NULL REFERENCES accounts (account_no),
+    package_id text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'done', 'failed')),
+    attempts integer NOT NULL DEFAULT 0,
+    -- When it is tried again; NULL once it is done or failed.
+    next_at timestamptz,
+    error text NOT NULL DEFAULT '',
+    -- What was ordered for it; the order has what became of the payment.
+    order_id uuid,
+    ended_at timestamptz,
+    PRIMARY KEY (tenant_id, request_id),
+    CHECK ((state = 'pending') = (next_at IS NOT NULL)),
+    CHECK ((state = 'pending') = (ended_at IS NULL))
+);
+CREATE INDEX top_up_requests_due ON top_up_requests (tenant_id, next_at) WHERE state = 'pending';

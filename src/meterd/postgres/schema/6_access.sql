@@ -9,7 +9,7 @@ BEGIN
     FOREACH table_name IN ARRAY ARRAY['tenants', 'api_keys', 'accounts', 'wallets', 'grants', 'revocations', 'account_changes', 'ledger',
         'catalogs', 'subscriptions', 'reward_claims', 'claw_backs', 'limits', 'usage_daily', 'usage_tenant_daily', 'purchases',
         'events', 'wallet_alerts', 'webhook_endpoints', 'webhook_deliveries', 'limit_uses', 'top_ups',
-        'stripe_tenants', 'stripe_inbox', 'stripe_objects', 'stripe_customers', 'stripe_effects', 'stripe_due', 'orders'] LOOP
+        'stripe_tenants', 'stripe_inbox', 'stripe_objects', 'stripe_customers', 'stripe_effects', 'stripe_due', 'orders', 'top_up_requests'] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', table_name);
         EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', table_name);
         EXECUTE format('CREATE POLICY tenant_rows ON %I TO meterd_app
@@ -62,5 +62,7 @@ GRANT UPDATE ON stripe_objects, stripe_customers, stripe_due TO meterd_app, mete
 GRANT UPDATE (stripe_account) ON stripe_tenants TO meterd_app, meterd_worker;
 GRANT DELETE ON stripe_due TO meterd_app, meterd_worker;
 GRANT SELECT, INSERT, UPDATE ON orders TO meterd_app, meterd_worker;
+GRANT UPDATE (top_ups_since) ON stripe_tenants TO meterd_app, meterd_worker;
+GRANT SELECT, INSERT, UPDATE ON top_up_requests TO meterd_app, meterd_worker;
 
 SELECT meterd_create_months(3);

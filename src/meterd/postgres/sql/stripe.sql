@@ -131,15 +131,16 @@ ON CONFLICT (tenant_id, customer_id) DO NOTHING;
 -- A repeat sets the same.
 UPDATE stripe_customers SET deleted = true WHERE tenant_id = $1 AND customer_id = $2;
 
--- name: live_rival
--- Another subscription that the account pays through Stripe, and that began later; for one account there is one plan.
-SELECT s.object_id FROM stripe_effects AS e
-JOIN stripe_objects AS i ON i.tenant_id = e.tenant_id AND i.kind = 'invoice' AND i.object_id = e.object
-JOIN stripe_objects AS s ON s.tenant_id = i.tenant_id AND s.kind = 'subscription' AND s.object_id = i.subscription
-WHERE e.tenant_id = $1 AND e.account_no = $2 AND s.object_id <> $3
+-- name: live_others
+-- The other subscriptions that the account pays through Stripe, the latest first.
+SELECT s.object_id FROM stripe_objects AS s
+WHERE s.tenant_id = $1 AND s.kind = 'subscription' AND s.object_id <> $3
     AND coalesce((s.state #>> '{now,1,ended_s}')::bigint, 0) = 0
-    AND (coalesce((s.state #>> '{created_s,1}')::bigint, 0), s.object_id) > ($4, $3)
-LIMIT 1;
+    AND s.object_id IN (
+        SELECT i.subscription FROM stripe_effects AS e
+        JOIN stripe_objects AS i ON i.tenant_id = e.tenant_id AND i.kind = 'invoice' AND i.object_id = e.object
+        WHERE e.tenant_id = $1 AND e.account_no = $2)
+ORDER BY coalesce((s.state #>> '{created_s,1}')::bigint, 0) DESC, s.object_id DESC;
 
 -- name: effects_of
 SELECT object, part, step, kind, wallet, amount, done_id FROM stripe_effects
