@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import click
 import rich.console
 
-from benchmarks import flush, redis_inside, results, serving
+from benchmarks import flush, redis_inside, reports, results, serving
 
 # In the order in which they run.
 _SERVING = (*serving.PARTS, *serving.WORKER_PARTS)
-PARTS = (*_SERVING, "flush", "redis")
+PARTS = (*_SERVING, "flush", "redis", "reports")
 _MEMORY = pathlib.Path("/dev/shm")
 
 
@@ -28,20 +28,27 @@ class _Extent:
     serving: serving.Extent
     flush_records: int
     redis_lifecycles: int
+    reports: reports.Extent
 
 
+_YEAR = reports.Extent(accounts=2_000, days=365, purchases=500_000)
 _QUICK = _Extent(
-    serving=serving.Extent(rounds=3, lag_s=5.0, memory_lifecycles=20_000), flush_records=40_000, redis_lifecycles=20_000
+    serving=serving.Extent(rounds=3, lag_s=5.0, memory_lifecycles=20_000),
+    flush_records=40_000,
+    redis_lifecycles=20_000,
+    reports=reports.Extent(accounts=2_000, days=60, purchases=20_000),
 )
 _DEFAULT = _Extent(
     serving=serving.Extent(rounds=7, lag_s=15.0, memory_lifecycles=60_000),
     flush_records=200_000,
     redis_lifecycles=40_000,
+    reports=_YEAR,
 )
 _LONG = _Extent(
     serving=serving.Extent(rounds=15, lag_s=60.0, memory_lifecycles=1_000_000),
     flush_records=200_000,
     redis_lifecycles=200_000,
+    reports=_YEAR,
 )
 
 
@@ -98,6 +105,8 @@ def _measure(
             told(flush.run(root / "flush", count=extent.flush_records))
         if "redis" in parts:
             told(redis_inside.run(root / "redis", count=extent.redis_lifecycles))
+        if "reports" in parts:
+            told(reports.run(root / "reports", extent.reports))
     return all_pass
 
 

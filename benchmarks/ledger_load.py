@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from meterd.core import ids, ledger
+from meterd.core import ids, ledger, limits
 from meterd.redis import keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -28,6 +28,29 @@ _DETAIL = (
 )
 
 
+# What a team would set: credits a month for all of it, and tokens a day for each user.
+TWO_LIMITS = (
+    limits.Limit(
+        limit_no=1,
+        limit_id="month",
+        subject=limits.Subject.ACCOUNT,
+        value="",
+        metric=limits.Metric.CREDITS,
+        window=limits.Window.MONTH,
+        cap=limits.CAP_MAX,
+    ),
+    limits.Limit(
+        limit_no=2,
+        limit_id="user-day",
+        subject=limits.Subject.USER,
+        value="",
+        metric=limits.Metric.TOKENS,
+        window=limits.Window.DAY,
+        cap=limits.CAP_MAX,
+    ),
+)
+
+
 class Bench:
     """A ledger and accounts, each with two grants."""
 
@@ -36,8 +59,8 @@ class Bench:
         self.book = redis_ledger.RedisLedger(run, partitions=PARTITIONS)
         self.addresses = [ids.account_address(TENANT, f"account-{number:04d}") for number in range(ACCOUNTS)]
 
-    async def prepare(self) -> None:
-        """Empties Redis, arms all partitions and loads the accounts, which no Postgres knows."""
+    async def prepare(self, *, defined: Sequence[limits.Limit] = ()) -> None:
+        """Empties Redis, arms all partitions and loads the accounts, which no Postgres knows, with these limits."""
         await self.run.command(("FLUSHALL",))
         for script in self.book.scripts.values():
             await self.run.command(("SCRIPT", "LOAD", script.text))
@@ -45,7 +68,7 @@ class Bench:
             await self.run.command(("SET", keys.sentinel(partition), SENTINEL))
             self.book.sentinels[partition] = SENTINEL
         for number, address in enumerate(self.addresses):
-            await self.book.load(_state(f"account-{number:04d}", address))
+            await self.book.load(_state(f"account-{number:04d}", address, defined))
             for change_no in (1, 2):
                 await self.book.apply(address, _grant(change_no))
 
@@ -76,7 +99,7 @@ class Bench:
         )
 
 
-def _state(account_id: str, address: str) -> ledger.AccountState:
+def _state(account_id: str, address: str, defined: Sequence[limits.Limit]) -> ledger.AccountState:
     return ledger.AccountState(
         tenant_id=TENANT,
         account_id=account_id,
@@ -93,6 +116,7 @@ def _state(account_id: str, address: str) -> ledger.AccountState:
         strict_expiry=False,
         frozen=False,
         wallets=(),
+        limits=defined,
     )
 
 

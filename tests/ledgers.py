@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import uuid
 
-from meterd.core import ids, ledger, memory
+from meterd.core import ids, ledger, limits, memory
 from meterd.redis import keys, runner, scripts
 from meterd.redis import ledger as redis_ledger
 
@@ -79,6 +79,9 @@ def account_state(
     overdraft_limit_micros: int = 0,
     strict_expiry: bool = False,
     frozen: bool = False,
+    plan: ledger.PlanRule = ledger.NO_PLAN,
+    actions: int = 0,
+    actions_day: int = 0,
 ) -> ledger.AccountState:
     """A new account of tenant "t" with nothing in it."""
     return ledger.AccountState(
@@ -97,6 +100,9 @@ def account_state(
         strict_expiry=strict_expiry,
         frozen=frozen,
         wallets=(),
+        plan=plan,
+        actions=actions,
+        actions_day=actions_day,
     )
 
 
@@ -122,6 +128,45 @@ def grant_change(
     )
 
 
+def limits_change(change_no: int, *defined: limits.Limit) -> ledger.SettingsChange:
+    """The account's limits from now on; its other settings are those of `account_state`."""
+    return ledger.SettingsChange(
+        change_no=change_no,
+        change_id=uuid.UUID(int=4_000_000 + change_no),
+        overage=ledger.Overage.DRAW,
+        overdraft_limit_micros=0,
+        strict_expiry=False,
+        frozen=False,
+        limits=defined,
+    )
+
+
+def limit(
+    limit_no: int,
+    cap: int,
+    *,
+    subject: limits.Subject = limits.Subject.ACCOUNT,
+    value: str = "",
+    metric: limits.Metric = limits.Metric.CREDITS,
+    window: limits.Window = limits.Window.DAY,
+    observe: bool = False,
+    period: str = "calendar_month",
+    anchor_ms: int = 0,
+) -> limits.Limit:
+    return limits.Limit(
+        limit_no=limit_no,
+        limit_id=f"limit-{limit_no}",
+        subject=subject,
+        value=value,
+        metric=metric,
+        window=window,
+        cap=cap,
+        observe=observe,
+        period=period,
+        anchor_ms=anchor_ms,
+    )
+
+
 def reserve(
     hold: uuid.UUID,
     amount_micros: int,
@@ -134,6 +179,7 @@ def reserve(
     overage: ledger.Overage = ledger.Overage.ACCOUNT,
     expiry: ledger.Expiry = ledger.Expiry.RELEASE,
     replay_only: bool = False,
+    terms: bytes = b'{"item":"credits"}',
 ) -> ledger.Reserve:
     return ledger.Reserve(
         tenant_id="t",
@@ -146,7 +192,7 @@ def reserve(
         ttl_ms=ttl_ms,
         overage=overage,
         expiry=expiry,
-        terms=b'{"item":"credits"}',
+        terms=terms,
         replay_only=replay_only,
     )
 
@@ -158,6 +204,7 @@ def commit(
     account_id: str = "acct",
     tenant_id: str = "t",
     digest: bytes = b"commit01",
+    detail: bytes = b'{"us":1}',
 ) -> ledger.Commit:
     return ledger.Commit(
         tenant_id=tenant_id,
@@ -165,7 +212,7 @@ def commit(
         hold=hold,
         amount_micros=amount_micros,
         digest=digest,
-        detail=b'{"us":1}',
+        detail=detail,
     )
 
 
@@ -180,6 +227,8 @@ def charge(
     digest: bytes = b"charge01",
     wallet: str = "default",
     overage: ledger.Overage = ledger.Overage.ALL_OR_NOTHING,
+    terms: bytes = b'{"item":"credits"}',
+    detail: bytes = b"",
 ) -> ledger.Charge:
     return ledger.Charge(
         tenant_id="t",
@@ -189,6 +238,6 @@ def charge(
         amount_micros=amount_micros,
         digest=digest,
         overage=overage,
-        terms=b'{"item":"credits"}',
-        detail=b"",
+        terms=terms,
+        detail=detail,
     )

@@ -52,6 +52,8 @@ class Settings:
     lame_duck_ms: int = 1_000
     drain_ms: int = 10_000
     postgres_connections_max: int = 10
+    # Webhooks may lead to private and loopback addresses, and to plain http: for one's own network only.
+    webhooks_allow_private: bool = False
     log_level: str = "info"
     # "text" for people, "json" for machines.
     log_format: str = "text"

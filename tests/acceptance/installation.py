@@ -18,7 +18,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from meterd.core import ids, money
 from meterd.replay import plan, play, player, trace, wire
-from meterd_client.v1 import accounts_pb2, accounts_pb2_grpc, metering_pb2, metering_pb2_grpc, types_pb2
+from meterd_client.v1 import (
+    accounts_pb2,
+    accounts_pb2_grpc,
+    catalog_pb2_grpc,
+    events_pb2_grpc,
+    metering_pb2,
+    metering_pb2_grpc,
+    reports_pb2_grpc,
+    types_pb2,
+)
 from tests.acceptance import processes
 
 CALL_TIMEOUT_S = 10.0
@@ -30,16 +39,21 @@ def new_id() -> str:
 
 
 class Client:
-    """Both services with one key, synchronously."""
+    """The services with one key, synchronously."""
 
     def __init__(self, channel: grpc.Channel, key: str) -> None:
-        self._metering = metering_pb2_grpc.MeteringStub(channel)
-        self._accounts = accounts_pb2_grpc.AccountsStub(channel)
+        self._services = (
+            metering_pb2_grpc.MeteringStub(channel),
+            accounts_pb2_grpc.AccountsStub(channel),
+            catalog_pb2_grpc.CatalogStub(channel),
+            events_pb2_grpc.EventsStub(channel),
+            reports_pb2_grpc.ReportsStub(channel),
+        )
         self._metadata = [("authorization", f"Bearer {key}")] if key else []
 
     def call(self, verb: str, request: Any) -> Any:
         """The answer; grpc.RpcError otherwise."""
-        stub = self._metering if hasattr(self._metering, verb) else self._accounts
+        stub = next(stub for stub in self._services if hasattr(stub, verb))
         return getattr(stub, verb)(request, metadata=self._metadata, timeout=CALL_TIMEOUT_S)
 
     def refused(self, verb: str, request: Any) -> tuple[grpc.StatusCode, str]:

@@ -32,6 +32,8 @@ def output(shared: installation.Installation) -> Iterator[Callable[[list[str]], 
         client.funded("demo-account", 100_000 * money.MICROS_PER_CREDIT)
     environment = os.environ | {
         "METERD_KEY": shared.meter_key,
+        "METERD_ADMIN_KEY": shared.admin_key,
+        "METERD_SERVER": shared.server.address,
         "METERD_POSTGRES_DSN": shared.postgres.dsn,
         "METERD_REDIS_URL": shared.valkey.url,
     }
@@ -84,3 +86,17 @@ def test_the_readmes_python_prints_what_the_readme_shows(output: Callable[[list[
     (program,) = _blocks("From Python", "python")
     (shown,) = _blocks("From Python", "")
     assert output([sys.executable, "-c", program]) == shown
+
+
+def test_the_readmes_catalog_is_applied_and_charged_by(
+    output: Callable[[list[str]], str], tmp_path: pathlib.Path
+) -> None:
+    (define,) = re.findall(r"^call\(\) .*?}$", _script(), re.S | re.M)
+    script = "\n".join(["set -euo pipefail", define, *_blocks("What you sell", "sh")])
+    found = output(["bash", "-c", script.replace("catalog.yaml", str(tmp_path / "catalog.yaml"))])
+    (told,), (denial,) = _blocks("What you sell", ""), _blocks("What you sell", "json")
+    lines = [line for line in (told + denial).splitlines() if not re.search("…$|resetsAt", line)]
+    assert len(lines) > 12
+    for line in lines:
+        assert line in found
+    assert re.search("│ writing +│ +288 │ +12 │", found)

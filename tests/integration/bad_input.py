@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from meterd.core import ids
-from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
+from meterd_client.v1 import accounts_pb2, metering_pb2, reports_pb2, types_pb2
 from tests.integration import serving
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
@@ -41,6 +41,8 @@ class World:
     charge_key: str = ""
     foreign_hold: str = ""
     foreign_grant: str = ""
+    webhook_id: str = ""
+    foreign_webhook: str = ""
 
 
 async def made_world(client: serving.Client, other: serving.Client, account_id: str) -> World:
@@ -132,6 +134,10 @@ GOOD: dict[str, Callable[[World], dict[str, Any]]] = {
     "ListHolds": lambda w: {"account_id": w.account_id},
     "ListTransactions": lambda w: {"account_id": w.account_id},
     "ExplainSettlement": lambda w: {"account_id": w.account_id, "id": w.committed.partition(".")[0]},
+    "Usage": lambda w: {"from_day": "2026-01-01", "to_day": "2026-12-31", "account_id": w.account_id},
+    "Revenue": lambda _: {"from_day": "2026-01-01", "to_day": "2026-12-31"},
+    "Burn": lambda w: {"account_id": w.account_id},
+    "TopAccounts": lambda _: {"from_day": "2026-01-01", "to_day": "2026-12-31"},
 }
 # Extend, Report and Estimate first: they need the holds that the others end.
 ORDER = sorted(GOOD, key=lambda name: name in ("Commit", "Release"))
@@ -149,7 +155,7 @@ ONEOFS = {
 REQUESTS = {
     name: getattr(module, f"{name}Request")
     for name in GOOD
-    for module in (metering_pb2, accounts_pb2)
+    for module in (metering_pb2, accounts_pb2, reports_pb2)
     if hasattr(module, f"{name}Request")
 }
 

@@ -24,7 +24,7 @@ from meterd.embedded import process
 from meterd.meter import verification
 from meterd.postgres import keys, pool
 from meterd.server import app
-from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2, types_pb2
 
 # What a call may take on a busy machine; no test waits for it to pass.
 CALL_TIMEOUT_S = 20.0
@@ -42,7 +42,7 @@ _METHODS: dict[str, tuple[str, Any, Any]] = {
         getattr(module, method.input_type.name),
         getattr(module, method.output_type.name),
     )
-    for module in (metering_pb2, accounts_pb2)
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, reports_pb2, events_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

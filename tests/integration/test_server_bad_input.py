@@ -13,12 +13,13 @@ import redis
 
 from meterd.embedded import postgres
 from meterd.server import methods
-from tests.integration import bad_input, serving
+from tests.integration import bad_credit, bad_events, bad_input, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
-CASES = bad_input.CASES
+CASES = [*bad_input.CASES, *bad_events.CASES, *bad_credit.CASES]
+EMPTY = bad_events.EMPTY | bad_credit.EMPTY
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -57,6 +58,9 @@ async def scene(dsn: str, redis_server_url: str, tmp_path_factory: pytest.TempPa
     ):
         fresh = await bad_input.made_world(server.client(key), server.client(other), "fresh")
         world = await bad_input.made_world(server.client(key), server.client(other), "acct")
+        for made in (fresh, world):
+            await bad_events.add_webhooks(made, server.client(other))
+            await bad_credit.add_offers(made, server.client(other))
         yield Scene(world=world, fresh=fresh, contents=contents, before=await contents.now())
 
 
@@ -71,7 +75,8 @@ async def test_bad_input_is_refused_by_name_and_writes_nothing(scene: Scene, cas
     assert await scene.changed() == [], case.label
 
 
-@pytest.mark.parametrize("name", sorted(bad_input.GOOD))
+# To a message without fields nearly all bytes are fields that it does not know.
+@pytest.mark.parametrize("name", sorted(bad_input.GOOD.keys() - {"ListWebhooks", "GetCatalog"}))
 async def test_bytes_that_are_no_message_are_the_clients_fault(scene: Scene, name: str) -> None:
     for data in (b"\xff", b"\x0a\xff", b"\x0a\x02\xff\xfe", b"\x0b" * 200):
         refusal = await scene.world.client.refused(name, data)
@@ -81,14 +86,16 @@ async def test_bytes_that_are_no_message_are_the_clients_fault(scene: Scene, nam
 
 @pytest.mark.parametrize("name", sorted(bad_input.GOOD))
 async def test_an_empty_message_writes_nothing(scene: Scene, name: str) -> None:
-    refusal = await scene.world.client.refused(name, b"")
-    assert refusal.code is BAD
+    if name in EMPTY:
+        await scene.world.client.call(name, b"")
+    else:
+        assert (await scene.world.client.refused(name, b"")).code is BAD
     assert await scene.changed() == []
 
 
 async def test_the_cases_spoil_requests_that_are_answered(scene: Scene) -> None:
     """Otherwise a case could be refused for another reason than its own. On an account of its own."""
     assert bad_input.GOOD.keys() == {path.rpartition("/")[2] for path in methods.declared()}
-    for name in bad_input.ORDER:
+    for name in [*bad_input.ORDER, *bad_events.GOOD, *bad_credit.GOOD]:
         await scene.fresh.client.call(name, bad_input.request_of(name, scene.fresh, {}))
     assert await scene.changed() != []

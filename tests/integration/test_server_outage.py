@@ -23,7 +23,7 @@ from meterd.embedded import postgres, valkey
 from meterd.meter import recovery
 from meterd.postgres import migrate
 from meterd.server import engine
-from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, metering_pb2, types_pb2
 from tests import conftest
 from tests.integration import serving
 
@@ -249,6 +249,37 @@ async def test_without_postgres_loaded_accounts_are_metered_on(
     await client.call("CreateAccount", accounts_pb2.CreateAccountRequest(account_id="new"))
     await serving.eventually(lambda: client.is_fresh("acct"))
     assert await serving.findings(scene.dsn, scene.redis_url) == []
+
+
+async def test_without_postgres_the_catalog_in_force_stays_and_changes_come_with_it(
+    scene: serving.Scene, server: serving.Server, client: serving.Client, own_postgres: postgres.Postgres
+) -> None:
+    async def apply(price: int, **fields: Any) -> catalog_pb2.ApplyCatalogResponse:
+        document = f"features: {{letter: {{credits: {price}}}}}"
+        return await client.call("ApplyCatalog", catalog_pb2.ApplyCatalogRequest(document=document, **fields))
+
+    async def price() -> int:
+        charge = types_pb2.FeatureCharge(feature="letter")
+        return (await client.call("Estimate", metering_pb2.EstimateRequest(feature=charge))).amount_micros
+
+    async def stale() -> bool:
+        return await serving.metric(server, "meterd_catalogs_stale") == 1
+
+    async def applied() -> bool:
+        return (await apply(13)).applied
+
+    await apply(12)
+    await asyncio.to_thread(own_postgres.stop)
+    await serving.eventually(stale)
+    assert await price() == 12_000_000
+    found = await client.call("GetCatalog", catalog_pb2.GetCatalogRequest())
+    assert [item.amount_micros for item in found.features] == [12_000_000]
+    refused = await client.refused("ApplyCatalog", catalog_pb2.ApplyCatalogRequest(document="{}"))
+    assert refused.code is UNAVAILABLE
+    assert await price() == 12_000_000
+    await asyncio.to_thread(own_postgres.start)
+    assert await applied()
+    assert await price() == 13_000_000
 
 
 async def test_a_server_that_starts_before_postgres_waits_for_it(

@@ -75,7 +75,7 @@ async def tamper_packed(both: stores.Stores, field: str, place: int, by: int) ->
     # All numbers of an account and of a wallet are doubles; the account's stand at its end, the wallet's first two at its start.
     text = (
         "local s = redis.call('HGET', KEYS[1], ARGV[1]) local i = tonumber(ARGV[2]) "
-        "local at = ARGV[1] == 'c' and #s - 8 * (17 - i) + 1 or 8 * i - 7 "
+        "local at = ARGV[1] == 'c' and #s - 8 * (22 - i) + 1 or 8 * i - 7 "
         "local changed = struct.pack('<d', struct.unpack('<d', s, at) + tonumber(ARGV[3])) "
         "redis.call('HSET', KEYS[1], ARGV[1], string.sub(s, 1, at - 1) .. changed .. string.sub(s, at + 8))"
     )
@@ -222,6 +222,22 @@ async def test_a_tampered_ledger_row_is_named(both: stores.Stores, change: str, 
     await tamper(both, f"UPDATE ledger SET {change} WHERE kind = 'C'")
     seq = 10 if change.startswith("seq") else 3
     assert (f"ledger C{committed.hold.hex} seq {seq}", check) in await found(both)
+
+
+@pytest.mark.parametrize("column", ["actions", "charged_micros", "uncollected_micros", "input_tokens", "cost_usd"])
+async def test_daily_sums_that_are_not_the_ledgers_are_found(both: stores.Stores, column: str) -> None:
+    await settled(both)
+    await flushed(both)
+    assert await found(both) == set()
+    today = await both.world.pool.fetchval("SELECT max(day) FROM usage_daily")
+    name = column.removesuffix("_micros")
+    await tamper(both, f"UPDATE usage_tenant_daily SET {column} = {column} + 1")
+    item = await both.world.pool.fetchval("SELECT item FROM usage_tenant_daily")
+    assert await found(both) == {(f"usage of {today}, {item}", f"{name} = Σ accounts")}
+    await tamper(both, f"UPDATE usage_daily SET {column} = {column} + 1")
+    assert await found(both) == {(f"usage of {today}", f"{name} = Σ ledger")}
+    await tamper(both, "DELETE FROM usage_daily")
+    assert (f"usage of {today}", "charged = Σ ledger") in await found(both)
 
 
 async def test_a_deleted_ledger_row_is_found(both: stores.Stores) -> None:

@@ -49,8 +49,16 @@ CASES: dict[str, Callable[[ledger.Ledger], Awaitable[object]]] = {
             frozen=False,
         ),
     ),
+    "clawback": lambda book: book.apply(
+        ADDRESS,
+        ledger.ClawBackChange(change_no=9, claw_back_id=uuid.UUID(int=79), wallet="default", amount_micros=5_000),
+    ),
+    "limits": lambda book: book.apply(ADDRESS, ledgers.limits_change(9)),
     "load": lambda book: book.load(ledgers.account_state("new")),
 }
+
+# Cases that are not named like their script.
+VERBS = {"limits": "settings"}
 
 
 def failing_at(script: scripts.Script, count: int) -> scripts.Script:
@@ -70,6 +78,8 @@ async def clocked(redis_url: str) -> AsyncIterator[ledgers.Clocked]:
     await found.book.load(ledgers.account_state())
     await found.book.apply(ADDRESS, ledgers.grant_change(1, 500))
     await found.book.apply(ADDRESS, ledgers.grant_change(2, 500))
+    # So that each verb has counters to read and to write.
+    await found.book.apply(ADDRESS, ledgers.limits_change(3, ledgers.limit(1, 10_000), ledgers.limit(2, 10_000)))
     await found.book.reserve(ledgers.reserve(OPEN, 300))
     await found.book.reserve(ledgers.reserve(DUE, 50, ttl_ms=1_000))
     await found.advance(1_000)
@@ -86,10 +96,11 @@ async def dump(run: runner.Runner) -> dict[bytes, bytes]:
 async def test_a_fault_before_the_first_write_leaves_every_key_as_it_was(clocked: ledgers.Clocked, verb: str) -> None:
     book, run = clocked.book, clocked.run
     assert isinstance(book, redis_ledger.RedisLedger) and run is not None
-    original, before, reached = book.scripts[verb], await dump(run), list[str]()
+    name = VERBS.get(verb, verb)
+    original, before, reached = book.scripts[name], await dump(run), list[str]()
     for count in range(1, 60):
-        book.scripts[verb] = failing_at(original, count)
-        await run.command(("SCRIPT", "LOAD", book.scripts[verb].text))
+        book.scripts[name] = failing_at(original, count)
+        await run.command(("SCRIPT", "LOAD", book.scripts[name].text))
         try:
             await CASES[verb](book)
         except errors.UnavailableError as exc:
@@ -109,7 +120,7 @@ async def test_a_key_of_the_wrong_type_is_noticed_before_the_first_write(clocked
     assert run is not None
     before = await dump(run)
     partition = ids.partition_of(ADDRESS, ledgers.PARTITIONS)
-    wrong = (f"{{m:{partition:02d}}}:{name}" for name in ("o", "d", "x", f"a:{ADDRESS}"))
+    wrong = (f"{{m:{partition:02d}}}:{name}" for name in ("o", "d", "x", f"a:{ADDRESS}", f"k:{ADDRESS}"))
     for key in wrong:
         await run.command(("DEL", key))
         await run.command(("LPUSH", key, "not what it should be"))

@@ -75,9 +75,16 @@ CASES: dict[str, tuple[Callable[[ledger.Ledger], Awaitable[object]], tuple[int, 
                 frozen=False,
             ),
         ),
+        (2, 5, 9, 11),
+    ),
+    "clawback": (
+        lambda book: book.apply(
+            ADDRESS,
+            ledger.ClawBackChange(change_no=9, claw_back_id=uuid.UUID(int=79), wallet="default", amount_micros=5_000),
+        ),
         (2, 5),
     ),
-    "load": (lambda book: book.load(ledgers.account_state("new")), (7, 8, 9, 10, 12)),
+    "load": (lambda book: book.load(ledgers.account_state("new")), (7, 8, 9, 10, 12, 16, 18, 19, 20)),
 }
 # An empty amount of a Commit is what is held.
 ALLOWED = {("commit", 3, "")}

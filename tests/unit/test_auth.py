@@ -16,7 +16,7 @@ import pytest
 from meterd.core import errors
 from meterd.postgres import keys
 from meterd.server import auth
-from meterd_client.v1 import accounts_pb2, metering_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 NOW_MS = 1_800_000_000_000
 
@@ -378,11 +378,11 @@ async def test_no_key_is_shown_or_logged(world: World, caplog: pytest.LogCapture
         assert not any(key[3:20] in text for text in shown)
 
 
-def test_every_method_of_both_services_has_roles_and_no_other_method_has() -> None:
+def test_every_method_of_all_services_has_roles_and_no_other_method_has() -> None:
     methods = {
         f"/{service.full_name}/{method.name}"
-        for file in (metering_pb2.DESCRIPTOR, accounts_pb2.DESCRIPTOR)
-        for service in file.services_by_name.values()
+        for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
     }
     assert methods == set(auth.ROLES)
@@ -397,15 +397,22 @@ def test_the_database_and_the_methods_know_the_same_roles() -> None:
     assert {role.value for role in auth.Role} == set(keys.ROLES)
 
 
+ADMIN_ONLY = {
+    *("CreateAccount", "UpdateAccount", "Grant", "RevokeGrant", "Transfer", "ClawBack", "SetTopUp", "DeleteTopUp"),
+    *("Subscribe", "UpdateSubscription", "CancelSubscription", "ApplyCatalog"),
+    *("SetLimit", "DeleteLimit"),
+    *("CreateWebhook", "DeleteWebhook", "RotateWebhookSecret", "ReplayEvents", "SetLowBalance"),
+}
+
+
 @pytest.mark.parametrize(
     ("role", "denied"),
     [
         (
             "read",
-            {"Reserve", "Commit", "Release", "Extend", "Report", "Charge", "Stream"}
-            | {"CreateAccount", "Grant", "RevokeGrant"},
+            {"Reserve", "Commit", "Release", "Extend", "Report", "Charge", "Stream", "ClaimReward"} | ADMIN_ONLY,
         ),
-        ("meter", {"CreateAccount", "Grant", "RevokeGrant"}),
+        ("meter", {"Usage", "Revenue", "Burn", "TopAccounts"} | ADMIN_ONLY),
         ("admin", set[str]()),
         ("root", {method.rpartition("/")[2] for method in auth.ROLES}),
     ],

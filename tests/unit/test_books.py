@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from meterd.core import errors, pricing, usage
-from meterd.pricing import books, bundled, compile, document, overrides
+from meterd.pricing import books, bundled, compile, document, overrides, yaml_file
 
 ONE = "margins: {default: 1.5}\nfeatures: {letter: {credits: 12}}\n"
 TWO = "margins: {default: 2}\nfeatures: {letter: {credits: 15}}\n"
@@ -149,13 +149,13 @@ def test_a_file_that_was_only_touched_is_no_change(tmp_path: pathlib.Path) -> No
 
 
 def test_a_server_does_not_start_with_a_bad_file(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(overrides.PriceFileError, match="No such file"):
+    with pytest.raises(yaml_file.FileError, match="No such file"):
         books.opened(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"features: {\xe9: {credits: 1}}")
-    with pytest.raises(overrides.PriceFileError, match="not UTF-8: byte 11"):
+    with pytest.raises(yaml_file.FileError, match="not UTF-8: byte 11"):
         books.opened(tmp_path / "latin.yaml")
     written(tmp_path / "large.yaml", "# " + "x" * books.FILE_BYTES_MAX)
-    with pytest.raises(overrides.PriceFileError, match="larger than 4194304 bytes"):
+    with pytest.raises(yaml_file.FileError, match="larger than 4194304 bytes"):
         books.opened(tmp_path / "large.yaml")
 
 

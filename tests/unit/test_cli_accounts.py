@@ -51,6 +51,28 @@ class Recorder(accounts_pb2_grpc.AccountsServicer):
         balance = types_pb2.Balance(available_micros=-request.amount_micros)
         return accounts_pb2.GrantResponse(grant=made, projected=True, balance=balance)
 
+    def SetLimit(self, request: Any, context: Any) -> accounts_pb2.SetLimitResponse:
+        self._seen(request, context)
+        return accounts_pb2.SetLimitResponse(limit=request.limit, projected=True)
+
+    def DeleteLimit(self, request: Any, context: Any) -> accounts_pb2.DeleteLimitResponse:
+        self._seen(request, context)
+        return accounts_pb2.DeleteLimitResponse(replayed=True, projected=True)
+
+    def ListLimits(self, request: Any, context: Any) -> accounts_pb2.ListLimitsResponse:
+        self._seen(request, context)
+        limit = accounts_pb2.Limit(
+            limit_id="day",
+            subject=types_pb2.LIMIT_SUBJECT_USER,
+            metric=types_pb2.LIMIT_METRIC_CREDITS,
+            window=types_pb2.LIMIT_WINDOW_ROLLING_DAY,
+            amount=100_500_000,
+        )
+        use = accounts_pb2.LimitUse(value="alice", used=2_500_000, would_deny_count=1_234)
+        use.resets_at.FromMilliseconds(1_700_000_000_000)
+        other = accounts_pb2.LimitUse(value="bob", used=1)
+        return accounts_pb2.ListLimitsResponse(limits=[accounts_pb2.LimitStatus(limit=limit, uses=[use, other])])
+
     def RevokeGrant(self, request: Any, context: Any) -> accounts_pb2.RevokeGrantResponse:
         self._seen(request, context)
         return accounts_pb2.RevokeGrantResponse(revoked_micros=1_500_000)
@@ -153,6 +175,42 @@ def test_a_grant_carries_all_its_options_and_the_key(remote: Remote) -> None:
     assert sent.effective_at.ToJsonString() == "2026-01-01T00:00:00Z"
     assert sent.expires_at.ToJsonString() == "2026-12-31T22:00:00Z"
     assert remote.recorder.metadata[-1]["authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "amount"), [("credits", "12.5", 12_500_000), ("cost", "0.000001", 1), ("tokens", "12", 12)]
+)
+def test_a_limit_is_sent_in_the_unit_of_its_metric(remote: Remote, metric: str, text: str, amount: int) -> None:
+    options = ("--subject", "user", "--value", "bob", "--window", "rolling-day", "--observe")
+    remote.run(commands.account, "set-limit", "org", "day", text, "--metric", metric, *options)
+    sent = remote.request.limit
+    assert (sent.limit_id, sent.subject, sent.value) == ("day", types_pb2.LIMIT_SUBJECT_USER, "bob")
+    assert (sent.amount, sent.window, sent.observe) == (amount, types_pb2.LIMIT_WINDOW_ROLLING_DAY, True)
+
+
+@pytest.mark.parametrize(("metric", "text"), [("tokens", "1.5"), ("actions", "-1"), ("credits", "x")])
+def test_a_limit_of_another_amount_is_usage_and_not_sent(remote: Remote, metric: str, text: str) -> None:
+    window = ("--window", "day")
+    remote.run(commands.account, "set-limit", "--metric", metric, *window, "org", "day", "--", text, code=2)
+    assert remote.recorder.requests == []
+
+
+def test_limits_are_shown_with_who_used_most(remote: Remote) -> None:
+    shown = remote.run(commands.account, "limits", "org").output
+    for text in (
+        "day",
+        "user",
+        "rolling-day",
+        "enforce",
+        "100.5",
+        "alice",
+        "2.5",
+        "1,234",
+        "2023-11-14T22:13:20Z",
+        "bob",
+    ):
+        assert text in shown
+    assert "was not there" in remote.run(commands.account, "delete-limit", "org", "day").output
 
 
 def test_two_grants_without_a_key_of_their_own_are_two(remote: Remote) -> None:

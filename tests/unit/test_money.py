@@ -159,3 +159,11 @@ def test_usd_reads_back_as_itself(femtos: int) -> None:
     assert Fraction(text) == Fraction(femtos, 10**15)
     assert Fraction(money.usd_from_femtos(femtos)) == Fraction(femtos, 10**15)
     assert "E" not in text and (text == "0" or not text.endswith("0") or "." not in text)
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "nearest"),
+    [(0, 7, 0), (3, 7, 0), (4, 7, 1), (1, 2, 1), (5, 2, 3), (-1, 2, 0), (-3, 2, -1), (10**30 + 5, 10, 10**29 + 1)],
+)
+def test_figures_round_half_up(numerator: int, denominator: int, nearest: int) -> None:
+    assert money.nearest_div(numerator, denominator) == nearest

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from meterd.core import errors, money, pricing, usage
-from meterd.pricing import books, overrides
+from meterd.pricing import books, overrides, yaml_file
 
 DOCUMENT = pathlib.Path(__file__).resolve().parents[2] / "docs" / "PRICES.md"
 MILLION = usage.Usage(input_tokens=1_000_000)
@@ -34,8 +34,8 @@ def usd(
     return money.usd_string(quote.cost_femtos or 0)
 
 
-def problem(text: str) -> overrides.PriceFileError:
-    with pytest.raises(overrides.PriceFileError) as caught:
+def problem(text: str) -> yaml_file.FileError:
+    with pytest.raises(yaml_file.FileError) as caught:
         books.compiled(text, "prices.yaml")
     return caught.value
 
@@ -272,7 +272,7 @@ def test_deep_nesting_is_an_error_and_no_crash() -> None:
 
 
 def test_a_file_with_too_many_entries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overrides, "ENTRIES_MAX", 3)
+    monkeypatch.setattr(yaml_file, "ENTRIES_MAX", 3)
     assert "more than 3 entries" in str(
         problem("features: {a: {credits: 1}, b: {credits: 1}, c: {credits: 1}, d: {credits: 1}}")
     )

@@ -19,7 +19,7 @@ from meterd import settings
 from meterd.cli import __main__ as cli
 from meterd.postgres import migrate
 from meterd.server import app, engine
-from meterd_client.v1 import accounts_pb2, metering_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 ROOT = pathlib.Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
@@ -44,9 +44,10 @@ TEXT_SUFFIXES = (
     "",
 )
 SKIPPED = {".git", ".venv", ".meterd", "node_modules", "__pycache__", "dist", "build", "secrets"}
-# Names that examples, loopback and public references may have.
+# Names that examples, loopback and public references may have; those of clouds' metadata are known to all attackers.
 HOSTS_ALLOWED = re.compile(
-    r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org"
+    r"(?:127\.0\.0\.1|localhost|\[::1\]|[a-z-]+\.internal|cache|db|valkey|postgres|redis|keepachangelog\.com|semver\.org|www\.standardwebhooks\.com"
+    r"|169\.254\.169\.254|metadata\.google\.internal"
     r"|openaipublic\.blob\.core\.windows\.net|www\.apache\.org|example\.(?:com|org)|[a-z0-9-]+\.example|[a-z0-9-]+\.test)\Z"
 )
 
@@ -82,9 +83,16 @@ def _subcommands() -> dict[str, click.Command]:
     for name in cli.main.list_commands(context):
         command = cli.main.get_command(context, name)
         assert command is not None, name
-        found[name] = command
-        if isinstance(command, click.Group):
-            found |= {f"{name} {inner}": part for inner, part in command.commands.items()}
+        found |= _within(name, command)
+    return found
+
+
+def _within(name: str, command: click.Command) -> dict[str, click.Command]:
+    """The command and what is below it."""
+    found = {name: command}
+    if isinstance(command, click.Group):
+        for inner, part in command.commands.items():
+            found |= _within(f"{name} {inner}", part)
     return found
 
 
@@ -118,7 +126,7 @@ def test_every_command_that_the_documents_call_exists_with_its_options() -> None
     assert len(calls) > 30
     for where, words in calls:
         names = [word for word in words if not word.startswith("-")]
-        name = next((" ".join(names[:count]) for count in (2, 1) if " ".join(names[:count]) in known), "")
+        name = next((" ".join(names[:count]) for count in (3, 2, 1) if " ".join(names[:count]) in known), "")
         assert name or words[0] in ("--version", "--help"), where
         for word in words:
             if word.startswith("-"):
@@ -165,7 +173,7 @@ def test_every_variable_of_the_tools_is_in_the_operators_manual() -> None:
 
 def test_every_method_of_the_protos_is_told_of() -> None:
     text = _text("README.md") + _text("CHANGELOG.md") + _text("docs/ARCHITECTURE.md")
-    for module in (metering_pb2, accounts_pb2):
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             proto = _text(f"protos/{module.DESCRIPTOR.name}")
             for method in service.methods:
@@ -359,7 +367,7 @@ def test_no_file_names_a_machine() -> None:
         text = file.read_text(encoding="utf-8", errors="replace")
         found = paths.search(text)
         assert found is None, f"{file.relative_to(ROOT)}: {text[found.start() : found.start() + 40] if found else ''}"
-        for host in re.findall(r"https?://(\[[^\]]+\]|[A-Za-z0-9.-]+)", text):
+        for host in re.findall(r"https?://(?:[^\s/\"'@]*@)?(\[[^\]]+\]|[A-Za-z0-9.-]+)", text):
             assert HOSTS_ALLOWED.match(host.lower()), f"{file.relative_to(ROOT)}: {host}"
         for address in re.findall(r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])", text):
             try:

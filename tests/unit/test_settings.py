@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "lame_duck_ms": ("0", 0),
     "drain_ms": ("0", 0),
     "postgres_connections_max": ("2", 2),
+    "webhooks_allow_private": ("on", True),
     "log_level": ("debug", "debug"),
     "log_format": ("json", "json"),
 }

@@ -3,57 +3,31 @@
 from __future__ import annotations
 
 import datetime
-import functools
-import pathlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from meterd.cli import console, remote
+from meterd.cli import console, limits, plans, remote, top_ups
 from meterd_client.v1 import accounts_pb2, types_pb2
 
 # The server's own limit of one page.
 PAGE_SIZE_MAX = 1_000
 OVERAGES = ("cap", "draw", "overdraft")
 CATEGORIES = ("paid", "promotional", "allowance", "reward", "gift", "refund", "adjustment")
-
-
-def _remote(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that name the server and passes it the opened service first."""
-
-    @click.option(
-        "--server",
-        envvar="METERD_SERVER",
-        default=console.SERVER_DEFAULT,
-        show_default=True,
-        metavar="HOST:PORT",
-        help="Address of the server. [env: METERD_SERVER]",
-    )
-    @click.option(
-        "--key", envvar="METERD_KEY", required=True, help="API key; the tenant is the key's. [env: METERD_KEY]"
-    )
-    @click.option(
-        "--ca",
-        "ca_path",
-        envvar="METERD_CA",
-        type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-        help="CA certificate of the server; plaintext without. [env: METERD_CA]",
-    )
-    @console.json_option
-    @console.guarded
-    @functools.wraps(command)
-    def run(*, server: str, key: str, ca_path: pathlib.Path | None, **options: Any) -> None:
-        with remote.accounts(server, key, ca_path) as service:
-            command(service, **options)
-
-    return run
+_remote = remote.connected(remote.accounts)
 
 
 @click.group("account", short_help="Create accounts and look into them.")
 def account() -> None:
     """Create accounts and look into them, through a running server. The tenant is the API key's."""
+
+
+account.add_command(limits.limits)
+account.add_command(limits.set_limit)
+account.add_command(limits.delete_limit)
+account.add_command(top_ups.top_up)
 
 
 @account.command("create", short_help="Create an account.")
@@ -97,6 +71,47 @@ def create(
         click.echo(f"Account {account_id} {'was there already' if answer.replayed else 'is created'}.")
 
 
+@account.command("update", short_help="Change an account's settings.")
+@click.argument("account_id")
+@click.option("--overage", type=click.Choice(OVERAGES), help="What happens when a Commit charges more than its hold.")
+@click.option(
+    "--overdraft-limit",
+    "overdraft_micros",
+    type=console.credits_micros,
+    metavar="CREDITS",
+    help="How far overdraft may go below zero.",
+)
+@click.option("--strict-expiry/--no-strict-expiry", default=None, help="Refuse a Commit after its hold has expired.")
+@click.option("--frozen/--not-frozen", default=None, help="No new holds and charges; open holds can be committed.")
+@_remote
+def update(
+    service: remote.Accounts,
+    account_id: str,
+    overage: str | None,
+    overdraft_micros: int | None,
+    strict_expiry: bool | None,
+    frozen: bool | None,
+    as_json: bool,
+) -> None:
+    """Change the settings of ACCOUNT_ID that are given; a repeat changes nothing. Needs a key of role admin."""
+    if overage is None and overdraft_micros is None and strict_expiry is None and frozen is None:
+        raise console.Misuse("nothing to change: give at least one setting")
+    request = accounts_pb2.UpdateAccountRequest(
+        account_id=account_id,
+        overage_policy=f"OVERAGE_POLICY_{overage.upper()}" if overage else None,
+        overdraft_limit_micros=overdraft_micros,
+        strict_expiry=strict_expiry,
+        frozen=frozen,
+    )
+    answer: accounts_pb2.UpdateAccountResponse = service.call("UpdateAccount", request)
+    if as_json:
+        console.print_json(remote.document(answer))
+        return
+    _show_settings(answer.account)
+    if not answer.projected:
+        click.echo("It takes effect as soon as Redis is back.")
+
+
 @account.command("show", short_help="Show an account's settings and balance.")
 @click.argument("account_id")
 @_remote
@@ -111,7 +126,11 @@ def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
     if as_json:
         console.print_json(remote.document(answer) | {"balance": remote.document(held)})
         return
-    found = answer.account
+    _show_settings(answer.account)
+    _show_balance(held)
+
+
+def _show_settings(found: accounts_pb2.Account) -> None:
     overage = types_pb2.OveragePolicy.Name(found.overage_policy).removeprefix("OVERAGE_POLICY_").lower()
     console.print_table(
         ("account", "overage", "overdraft limit", "strict expiry", "frozen", "created"),
@@ -127,7 +146,6 @@ def show(service: remote.Accounts, account_id: str, as_json: bool) -> None:
         ],
         right=("overdraft limit",),
     )
-    _show_balance(held)
 
 
 @account.command("list-holds", short_help="List an account's open holds.")
@@ -219,6 +237,18 @@ def revoke_grant(service: remote.Accounts, grant_id: str, reason: str, idempoten
         console.print_json(remote.document(answer))
     else:
         click.echo(f"Revoked {console.credits_text(answer.revoked_micros)} credits.{_later(answer.projected)}")
+
+
+for _command in (
+    plans.subscribe,
+    plans.update_subscription,
+    plans.cancel_subscription,
+    plans.subscription,
+    plans.transfer,
+    plans.claw_back,
+    plans.reward,
+):
+    account.add_command(_command)
 
 
 @click.command("grant", short_help="Give an account credits.")

@@ -19,7 +19,7 @@ import rich.table
 
 from meterd.core import errors, pricing
 from meterd.postgres import catalog, pool
-from meterd.pricing import books, listing, overrides
+from meterd.pricing import books, listing, yaml_file
 
 _VERSION = re.compile(r"[0-9a-f]{12}\Z")
 BUNDLED = "bundled"
@@ -143,7 +143,7 @@ def check(path: pathlib.Path, as_json: bool) -> None:
     """
     try:
         book = books.compiled_file(path)
-    except overrides.PriceFileError as exc:
+    except yaml_file.FileError as exc:
         if as_json:
             problem = {"line": exc.line, "place": exc.place, "reason": exc.reason}
             click.echo(json.dumps({"ok": False, "error": problem}, indent=2))
@@ -177,8 +177,12 @@ def _book(source: str, postgres: str) -> pricing.PriceBook:
 
 async def _stored(version: str, postgres: str) -> pricing.PriceBook:
     connections = await pool.create(postgres, size_max=1, application_name="meterd prices")
+
+    async def load(asked: str) -> pricing.PriceBook:
+        return await books.load_any(orjson.dumps(await catalog.price_book(connections, asked)), load)
+
     try:
-        return books.load(orjson.dumps(await catalog.price_book(connections, version)))
+        return await load(version)
     finally:
         await connections.close()
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from meterd.core import errors, values
+from meterd.core import limits as core_limits
 
 # A hold must outlive a network round trip, and must not block credits for longer than a day.
 TTL_MIN_MS = 1_000
@@ -21,16 +22,24 @@ TTL_MAX_MS = 24 * 60 * 60 * 1000
 GRANTS_PER_WALLET_MAX = 256
 # A runaway caller must not fill Redis with holds of one account.
 HOLDS_PER_ACCOUNT_MAX = 10_000
+# Actions are counted by UTC day.
+DAY_MS = 24 * 60 * 60 * 1000
 
 
 class Overage(enum.IntEnum):
-    """What a Commit above its hold does. ACCOUNT takes the account's own policy; ALL_OR_NOTHING is for Charge."""
+    """What a Commit above its hold does. ACCOUNT takes the account's own policy.
+
+    ALL_OR_NOTHING and TRANSFER are for Charge; a transfer is paid even on an unlimited plan, and is no action. FREE stands in holds and
+    records of an unlimited plan, which charge nothing; nobody can ask for it.
+    """
 
     ACCOUNT = 0
     CAP = 1
     DRAW = 2
     OVERDRAFT = 3
     ALL_OR_NOTHING = 4
+    FREE = 5
+    TRANSFER = 6
 
 
 class Expiry(enum.IntEnum):
@@ -53,6 +62,7 @@ class Kind(enum.StrEnum):
     REVOKE = "V"
     GRANT_EXPIRE = "X"
     SETTINGS = "S"
+    CLAW_BACK = "B"
 
 
 class State(enum.IntEnum):
@@ -81,6 +91,9 @@ class DenialCode(enum.IntEnum):
     INSUFFICIENT_CREDITS = 1
     ACCOUNT_FROZEN = 2
     TOO_MANY_HOLDS = 3
+    WALLET_BLOCKED = 4
+    ACTIONS_PER_DAY = 5
+    LIMIT_EXCEEDED = 6
 
 
 @values.value
@@ -213,6 +226,8 @@ class Held:
     balance: Balance
     # Largest reported so far.
     reported_micros: int = 0
+    # The account's plan was unlimited when it was reserved: it holds and charges nothing, whatever is committed.
+    unlimited: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,9 +235,15 @@ class Denied:
     code: DenialCode
     available_micros: int
     required_micros: int
-    # For TOO_MANY_HOLDS: how many there may be.
+    # For TOO_MANY_HOLDS and ACTIONS_PER_DAY: how many there may be.
     limit: int
     balance: Balance
+    # For ACTIONS_PER_DAY: how many there were, and when the next day begins (ms).
+    used: int = 0
+    resets_ms: int = 0
+    # For LIMIT_EXCEEDED: all limits without room, and why the wallet would not have done either.
+    exceeded: Sequence[core_limits.Exceeded] = ()
+    also: DenialCode | None = None
 
 
 @values.value
@@ -280,6 +301,33 @@ class RevokeChange:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ClawBackChange:
+    """Takes an amount from the wallet's active grants in burn order, and what they lack as debt. Open holds keep their slices."""
+
+    change_no: int
+    claw_back_id: uuid.UUID
+    wallet: str
+    amount_micros: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRule:
+    """What a plan changes in the hot path. `unlimited` and `actions_per_day` (0: no limit) hold before `until_ms`, to the millisecond."""
+
+    until_ms: int = 0
+    unlimited: bool = False
+    actions_per_day: int = 0
+    # Wallets that the plan gives nothing; until the next change of settings.
+    blocked_wallets: Sequence[str] = ()
+
+    def is_unlimited(self, now_ms: int) -> bool:
+        return self.unlimited and now_ms < self.until_ms
+
+
+NO_PLAN = PlanRule()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class SettingsChange:
     change_no: int
     change_id: uuid.UUID
@@ -287,9 +335,12 @@ class SettingsChange:
     overdraft_limit_micros: int
     strict_expiry: bool
     frozen: bool
+    plan: PlanRule = NO_PLAN
+    # All of the account's limits from now on; None leaves them as they are.
+    limits: Sequence[core_limits.Limit] | None = None
 
 
-Change = GrantChange | RevokeChange | SettingsChange
+Change = GrantChange | RevokeChange | ClawBackChange | SettingsChange
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,6 +392,17 @@ class AccountState:
     held_micros: int = 0
     epoch: int = 0
     holds_open: int = 0
+    plan: PlanRule = NO_PLAN
+    # Granted Reserves and Charges of the UTC day with that number, less those that were released the same day.
+    actions: int = 0
+    actions_day: int = 0
+    limits: Sequence[core_limits.Limit] = ()
+    # To be loaded only: what was counted in windows that still matter.
+    counters: Sequence[core_limits.Counted] = ()
+
+    def actions_on(self, now_ms: int) -> int:
+        """Actions of the day that `now_ms` lies in."""
+        return self.actions if self.actions_day == now_ms // DAY_MS else 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -378,7 +440,7 @@ class Record:
     debt_after_micros: int
     wallet_held_after_micros: int
     held_after_micros: int
-    # GRANT, REVOKE and SETTINGS: the change's number; 0 otherwise.
+    # GRANT, REVOKE, CLAW_BACK and SETTINGS: the change's number; 0 otherwise.
     change_no: int
     request_digest: bytes  # of Commit and Charge
     overage: Overage
@@ -409,13 +471,23 @@ def wallet_of(state: AccountState, wallet: str) -> WalletState:
     raise errors.NotFoundError("wallet: no such wallet")
 
 
-def denial_of(state: AccountState, available: int, required_micros: int) -> DenialCode | None:
-    """Why a Reserve of `required_micros` would be denied; None if it would not."""
+def denial_of(state: AccountState, wallet: str, required_micros: int, now_ms: int) -> DenialCode | None:
+    """Why a Reserve of `required_micros` would be denied; None if it would not. NotFoundError if the account has no such wallet."""
     if state.frozen:
         return DenialCode.ACCOUNT_FROZEN
     if state.holds_open >= HOLDS_PER_ACCOUNT_MAX:
         return DenialCode.TOO_MANY_HOLDS
-    return DenialCode.INSUFFICIENT_CREDITS if available < required_micros else None
+    plan = state.plan
+    if now_ms < plan.until_ms and 0 < plan.actions_per_day <= state.actions_on(now_ms):
+        return DenialCode.ACTIONS_PER_DAY
+    if plan.is_unlimited(now_ms):
+        return None
+    blocked = wallet in plan.blocked_wallets
+    if blocked and all(found.wallet != wallet for found in state.wallets):
+        return DenialCode.WALLET_BLOCKED
+    if available_micros(wallet_of(state, wallet), now_ms) >= required_micros:
+        return None
+    return DenialCode.WALLET_BLOCKED if blocked else DenialCode.INSUFFICIENT_CREDITS
 
 
 def burn_key(grant: GrantState) -> tuple[int, int, bool, int]:
@@ -449,6 +521,7 @@ class Ledger(Protocol):
     async def load(self, state: AccountState) -> bool: ...
     async def account(self, address: str) -> AccountState | None: ...
     async def holds(self, address: str) -> Sequence[Held]: ...
+    async def limit_uses(self, address: str) -> Sequence[core_limits.Use]: ...
     def forgot_before_ms(self, address: str) -> int:
         """Ids made before this time may have had effects that only the durable ledger remembers, however young they are. 0: none."""
         ...

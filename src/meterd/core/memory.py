@@ -5,94 +5,12 @@ For tests and simulations, and as the oracle that the Lua scripts are held again
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import uuid
 from collections.abc import Sequence
 
-from meterd.core import errors, ledger, money
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class _Grant:
-    grant_id: uuid.UUID
-    available: int
-    category: int
-    priority: int
-    effective_ms: int
-    expires_ms: int
-    number: int
-    held: int = 0
-    revoked: bool = False
-
-    def is_active(self, now_ms: int) -> bool:
-        return not self.revoked and self.effective_ms <= now_ms and not self.is_expired(now_ms)
-
-    def is_expired(self, now_ms: int) -> bool:
-        return self.expires_ms != 0 and self.expires_ms <= now_ms
-
-    def burn_key(self) -> tuple[int, int, bool, int]:
-        return self.priority, self.expires_ms or 2**63, self.category == 1, self.number
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class _Wallet:
-    grants: list[_Grant] = dataclasses.field(default_factory=list[_Grant])
-    debt: int = 0
-    held: int = 0
-
-    def available(self, now_ms: int) -> int:
-        return sum(grant.available for grant in self.grants if grant.is_active(now_ms)) - self.debt
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class _Account:
-    tenant_id: str
-    account_id: str
-    seq: int
-    last_txn: str
-    change_no: int
-    granted: int
-    spent: int
-    expired: int
-    revoked: int
-    overage: ledger.Overage
-    overdraft: int
-    strict: bool
-    frozen: bool
-    wallets: dict[str, _Wallet]
-    holds_open: int = 0
-
-    def held(self) -> int:
-        return sum(wallet.held for wallet in self.wallets.values())
-
-    def worth(self) -> int:
-        return sum(sum(grant.available for grant in wallet.grants) - wallet.debt for wallet in self.wallets.values())
-
-    def is_conserved(self) -> bool:
-        return self.granted == self.worth() + self.held() + self.spent + self.expired + self.revoked
-
-
-@dataclasses.dataclass(kw_only=True, slots=True)
-class _Hold:
-    command: ledger.Reserve
-    amount: int
-    slices: dict[uuid.UUID, int]
-    created_ms: int
-    expires_ms: int
-    reported: int = 0
-    reported_detail: bytes = b""
-    commit_digest: bytes = b""
-    ended: ledger.Settled | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Parts:
-    """How the slices of a hold ended."""
-
-    spent: dict[uuid.UUID, int]
-    returned: int
-    forfeited: int
-    revoked: int
+from meterd.core import errors, ledger, limits, memory_limits, memory_state, money
 
 
 class MemoryLedger:
@@ -101,11 +19,11 @@ class MemoryLedger:
     def __init__(self, now_ms: int = 0) -> None:
         self.now_ms = now_ms
         self.kinds: list[tuple[str, ledger.Kind, uuid.UUID]] = []
-        self._accounts: dict[str, _Account] = {}
-        self._holds: dict[tuple[str, uuid.UUID], _Hold] = {}
+        self._accounts: dict[str, memory_state.Account] = {}
+        self._holds: dict[tuple[str, uuid.UUID], memory_state.Hold] = {}
         self._charges: dict[tuple[str, uuid.UUID], tuple[bytes, ledger.Settled]] = {}
 
-    def _account(self, address: str, tenant_id: str | None = None) -> _Account:
+    def _account(self, address: str, tenant_id: str | None = None) -> memory_state.Account:
         found = self._accounts.get(address)
         if found is None:
             raise errors.AccountNotLoadedError("account_id: not loaded")
@@ -113,12 +31,12 @@ class MemoryLedger:
             raise errors.NotFoundError("hold_id: no such hold")
         return found
 
-    def _balance(self, account: _Account, name: str) -> ledger.Balance:
-        wallet = account.wallets.get(name, _Wallet())
+    def _balance(self, account: memory_state.Account, name: str) -> ledger.Balance:
+        wallet = account.wallets.get(name, memory_state.Wallet())
         free = wallet.available(self.now_ms)
         return ledger.Balance(wallet=name, available_micros=free, held_micros=wallet.held, seq=account.seq, epoch=1)
 
-    def _record(self, address: str, account: _Account, kind: ledger.Kind, txn: uuid.UUID) -> None:
+    def _record(self, address: str, account: memory_state.Account, kind: ledger.Kind, txn: uuid.UUID) -> None:
         assert account.is_conserved()
         account.seq += 1
         account.last_txn = f"{kind.value}{txn.hex}"
@@ -127,7 +45,7 @@ class MemoryLedger:
             wallet.grants = [grant for grant in wallet.grants if grant.available or grant.held]
 
     def _denied(
-        self, account: _Account, wallet: str, code: ledger.DenialCode, required: int, limit: int = 0
+        self, account: memory_state.Account, wallet: str, code: ledger.DenialCode, required: int, limit: int = 0
     ) -> ledger.Denied:
         balance = self._balance(account, wallet)
         return ledger.Denied(
@@ -143,30 +61,87 @@ class MemoryLedger:
         if command.replay_only:
             return ledger.AskDurable()
         account = self._account(command.address)
-        wallet = account.wallets.get(command.wallet)
-        if wallet is None:
-            raise errors.NotFoundError("wallet: no such wallet")
+        is_free = account.plan.is_unlimited(self.now_ms)
+        wallet = self._wallet(account, command.wallet, is_free=is_free)
         amount, free = command.amount_micros, wallet.available(self.now_ms)
         if account.frozen:
             return self._denied(account, command.wallet, ledger.DenialCode.ACCOUNT_FROZEN, amount)
         if account.holds_open >= ledger.HOLDS_PER_ACCOUNT_MAX:
             limit = ledger.HOLDS_PER_ACCOUNT_MAX
             return self._denied(account, command.wallet, ledger.DenialCode.TOO_MANY_HOLDS, amount, limit)
-        if free < amount:
+        if (used_up := self._used_up(account, command.wallet, amount)) is not None:
+            return used_up
+        short = None
+        if is_free:
+            amount = 0
+        elif free < amount:
             if command.amount_min_micros == amount or free < command.amount_min_micros:
-                return self._denied(account, command.wallet, ledger.DenialCode.INSUFFICIENT_CREDITS, amount)
-            amount = free
+                short = self._short(account, command.wallet, amount)
+            else:
+                amount = free
+        terms = limits.decoded(command.terms)
+        want = limits.measured(terms, {}, amount, holds=1)
+        until_ms = self.now_ms + command.ttl_ms + limits.OPERATION_MEMORY_MS
+        looked = account.limits.look(terms, want, self.now_ms, until_ms)
+        if looked.exceeded or short:
+            return self._limited(account, command.wallet, command.amount_micros, looked, short)
+        account.limits.counters |= looked.counters
+        account.wallets[command.wallet] = wallet
         slices = self._take(wallet, amount)
         self._pin(wallet, slices)
         account.holds_open += 1
-        expires_ms = self.now_ms + command.ttl_ms
-        hold = _Hold(command=command, amount=amount, slices=slices, created_ms=self.now_ms, expires_ms=expires_ms)
+        account.begin_day(self.now_ms // ledger.DAY_MS)
+        account.actions += 1
+        hold = memory_state.Hold(
+            command=command,
+            amount=amount,
+            slices=slices,
+            created_ms=self.now_ms,
+            expires_ms=self.now_ms + command.ttl_ms,
+            free=is_free,
+            entries=list(looked.entries),
+        )
         self._holds[key] = hold
         return self._held(hold, replayed=False)
 
-    def _take(self, wallet: _Wallet, want: int) -> dict[uuid.UUID, int]:
+    def _wallet(self, account: memory_state.Account, name: str, *, is_free: bool) -> memory_state.Wallet:
+        """The account's wallet; an empty one where the plan pays, or denies."""
+        wallet = account.wallets.get(name)
+        if wallet is None and not is_free and name not in account.plan.blocked_wallets:
+            raise errors.NotFoundError("wallet: no such wallet")
+        return wallet or memory_state.Wallet()
+
+    def _used_up(self, account: memory_state.Account, wallet: str, required: int) -> ledger.Denied | None:
+        plan, day = account.plan, self.now_ms // ledger.DAY_MS
+        used = account.actions if account.actions_day == day else 0
+        if self.now_ms >= plan.until_ms or not 0 < plan.actions_per_day <= used:
+            return None
+        denied = self._denied(account, wallet, ledger.DenialCode.ACTIONS_PER_DAY, required, plan.actions_per_day)
+        return dataclasses.replace(denied, used=used, resets_ms=(day + 1) * ledger.DAY_MS)
+
+    def _short(self, account: memory_state.Account, wallet: str, required: int) -> ledger.Denied:
+        """The denial of what the wallet does not cover."""
+        blocked = wallet in account.plan.blocked_wallets
+        code = ledger.DenialCode.WALLET_BLOCKED if blocked else ledger.DenialCode.INSUFFICIENT_CREDITS
+        return self._denied(account, wallet, code, required)
+
+    def _limited(
+        self,
+        account: memory_state.Account,
+        wallet: str,
+        required: int,
+        looked: memory_limits.Outcome,
+        short: ledger.Denied | None,
+    ) -> ledger.Denied:
+        """The denial of what limits have no room for, or the wallet does not cover, or both."""
+        if not looked.exceeded and short is not None:
+            return short
+        denied = self._denied(account, wallet, ledger.DenialCode.LIMIT_EXCEEDED, required)
+        return dataclasses.replace(denied, exceeded=looked.exceeded, also=short.code if short else None)
+
+    def _take(self, wallet: memory_state.Wallet, want: int) -> dict[uuid.UUID, int]:
         taken: dict[uuid.UUID, int] = {}
-        for grant in sorted(wallet.grants, key=_Grant.burn_key):
+        for grant in sorted(wallet.grants, key=memory_state.Grant.burn_key):
             part = min(grant.available, want) if grant.is_active(self.now_ms) else 0
             if part > 0:
                 grant.available -= part
@@ -175,12 +150,12 @@ class MemoryLedger:
         return taken
 
     @staticmethod
-    def _pin(wallet: _Wallet, slices: dict[uuid.UUID, int]) -> None:
+    def _pin(wallet: memory_state.Wallet, slices: dict[uuid.UUID, int]) -> None:
         for grant in wallet.grants:
             grant.held += slices.get(grant.grant_id, 0)
         wallet.held += sum(slices.values())
 
-    def _held(self, hold: _Hold, *, replayed: bool) -> ledger.Held:
+    def _held(self, hold: memory_state.Hold, *, replayed: bool) -> ledger.Held:
         command, ended = hold.command, hold.ended
         account = self._accounts[command.address]
         return ledger.Held(
@@ -196,9 +171,10 @@ class MemoryLedger:
             replayed=replayed,
             balance=ended.balance if ended else self._balance(account, command.wallet),
             reported_micros=hold.reported,
+            unlimited=hold.free and not ended,
         )
 
-    def _unhold(self, wallet: _Wallet, hold: _Hold, charge: int) -> _Parts:
+    def _unhold(self, wallet: memory_state.Wallet, hold: memory_state.Hold, charge: int) -> memory_state.Parts:
         spent: dict[uuid.UUID, int] = {}
         returned = forfeited = revoked = 0
         grants = {grant.grant_id: grant for grant in wallet.grants}
@@ -218,10 +194,10 @@ class MemoryLedger:
             else:
                 grant.available += rest
                 returned += rest
-        return _Parts(spent=spent, returned=returned, forfeited=forfeited, revoked=revoked)
+        return memory_state.Parts(spent=spent, returned=returned, forfeited=forfeited, revoked=revoked)
 
     def _beyond(
-        self, account: _Account, wallet: _Wallet, want: int, policy: ledger.Overage
+        self, account: memory_state.Account, wallet: memory_state.Wallet, want: int, policy: ledger.Overage
     ) -> tuple[dict[uuid.UUID, int], int]:
         if policy == ledger.Overage.CAP or want <= 0:
             return {}, 0
@@ -232,7 +208,16 @@ class MemoryLedger:
             wallet.debt += debt
         return taken, debt
 
-    def _ended(self, key: tuple[str, uuid.UUID], tenant_id: str) -> tuple[_Account, _Hold] | None:
+    def _chargeable(
+        self, account: memory_state.Account, wallet: memory_state.Wallet, want: int, policy: ledger.Overage
+    ) -> int:
+        """What `_beyond` would come to."""
+        spent, debt = self._beyond(account, copy.deepcopy(wallet), want, policy)
+        return sum(spent.values()) + debt
+
+    def _ended(
+        self, key: tuple[str, uuid.UUID], tenant_id: str
+    ) -> tuple[memory_state.Account, memory_state.Hold] | None:
         hold = self._holds.get(key)
         if hold is None:
             return None
@@ -254,15 +239,17 @@ class MemoryLedger:
         if account.strict and (ended is not None or self.now_ms >= hold.expires_ms):
             raise errors.FailedPreconditionError("hold_id: the hold has expired, and the account refuses late commits")
         hold.commit_digest = command.digest
-        amount = hold.amount if command.amount_micros is None else command.amount_micros
-        return self._settle(account, hold, amount, ended.charged_micros if ended else 0)
+        amount = hold.amount if command.amount_micros is None or hold.free else command.amount_micros
+        return self._settle(account, hold, amount, ended.charged_micros if ended else 0, command.detail)
 
-    def _settle(self, account: _Account, hold: _Hold, amount: int, already: int) -> ledger.Settled:
+    def _settle(
+        self, account: memory_state.Account, hold: memory_state.Hold, amount: int, already: int, detail: bytes
+    ) -> ledger.Settled:
         command = hold.command
         wallet = account.wallets[command.wallet]
         policy = command.overage or account.overage
         due = max(0, amount - already)
-        parts = _Parts(spent={}, returned=0, forfeited=0, revoked=0)
+        parts = memory_state.Parts(spent={}, returned=0, forfeited=0, revoked=0)
         reach, late_policy = due, policy
         if hold.ended is None:
             parts = self._unhold(wallet, hold, due)
@@ -279,17 +266,25 @@ class MemoryLedger:
         account.expired += parts.forfeited
         account.revoked += parts.revoked
         kind = ledger.Kind.COMMIT if hold.ended is None else ledger.Kind.COMMIT_LATE
+        if hold.ended is None:
+            account.limits.settle(hold.entries, hold.amount, charged, limits.decoded(detail))
+        else:
+            terms = limits.decoded(command.terms)
+            share = limits.share_of(already, charged)
+            want = limits.measured(terms, limits.decoded(detail), charged, holds=0, share=share)
+            until_ms = self.now_ms + limits.OPERATION_MEMORY_MS
+            account.limits.counters |= account.limits.look(terms, want, self.now_ms, until_ms).counters
         self._record(command.address, account, kind, command.hold)
         hold.ended = self._settled(account, hold, kind, charged, parts, due - charged, spent)
         return hold.ended
 
     def _settled(
         self,
-        account: _Account,
-        hold: _Hold,
+        account: memory_state.Account,
+        hold: memory_state.Hold,
         kind: ledger.Kind,
         charged: int,
-        parts: _Parts,
+        parts: memory_state.Parts,
         uncollected: int,
         spent: dict[uuid.UUID, int],
     ) -> ledger.Settled:
@@ -320,11 +315,19 @@ class MemoryLedger:
                 return dataclasses.replace(hold.ended, replayed=True)
             state = ledger.STATES[hold.ended.kind].name.lower()
             raise errors.FailedPreconditionError(f"hold_id: the hold has ended as {state}")
+        if account.actions_day == hold.created_ms // ledger.DAY_MS:
+            account.actions = max(0, account.actions - 1)
         return self._end(account, hold, ledger.Kind.RELEASE, 0, 0)
 
-    def _end(self, account: _Account, hold: _Hold, kind: ledger.Kind, charge: int, owed: int) -> ledger.Settled:
+    def _end(
+        self, account: memory_state.Account, hold: memory_state.Hold, kind: ledger.Kind, charge: int, owed: int
+    ) -> ledger.Settled:
         parts = self._unhold(account.wallets[hold.command.wallet], hold, charge)
         account.holds_open -= 1
+        detail = hold.reported_detail if hold.command.expiry == ledger.Expiry.CHARGE_REPORTED else b""
+        is_charged = hold.command.expiry == ledger.Expiry.CHARGE_ESTIMATE or detail != b""
+        charged = charge if kind == ledger.Kind.EXPIRE and is_charged else None
+        account.limits.settle(hold.entries, hold.amount, charged, limits.decoded(detail))
         account.spent += charge
         account.expired += parts.forfeited
         account.revoked += parts.revoked
@@ -335,17 +338,30 @@ class MemoryLedger:
     async def extend(self, command: ledger.Extend) -> ledger.Held | ledger.Denied:
         account, hold = self._open(command.tenant_id, command.address, command.hold)
         name = hold.command.wallet
-        more = max(0, command.amount_micros - hold.amount)
+        more = 0 if hold.free else max(0, command.amount_micros - hold.amount)
         if more and account.frozen:
             return self._denied(account, name, ledger.DenialCode.ACCOUNT_FROZEN, more)
+        short = None
         if more > max(0, account.wallets[name].available(self.now_ms)):
-            return self._denied(account, name, ledger.DenialCode.INSUFFICIENT_CREDITS, more)
+            short = self._denied(account, name, ledger.DenialCode.INSUFFICIENT_CREDITS, more)
+        expires_ms = max(hold.expires_ms, self.now_ms + command.ttl_ms)
+        looked = account.limits.look(
+            limits.decoded(hold.command.terms),
+            {limits.Metric.CREDITS: more},
+            self.now_ms,
+            expires_ms + limits.OPERATION_MEMORY_MS,
+            is_extension=True,
+        )
+        if looked.exceeded or short:
+            return self._limited(account, name, more, looked, short)
+        account.limits.counters |= looked.counters
+        hold.entries += looked.entries
         slices = self._take(account.wallets[name], more)
         self._pin(account.wallets[name], slices)
         for grant_id, part in slices.items():
             hold.slices[grant_id] = hold.slices.get(grant_id, 0) + part
         hold.amount += more
-        hold.expires_ms = max(hold.expires_ms, self.now_ms + command.ttl_ms)
+        hold.expires_ms = expires_ms
         return self._held(hold, replayed=False)
 
     async def report(self, command: ledger.Report) -> ledger.Held:
@@ -354,7 +370,9 @@ class MemoryLedger:
             hold.reported, hold.reported_detail = command.used_micros, command.detail
         return self._held(hold, replayed=False)
 
-    def _open(self, tenant_id: str, address: str, hold_uuid: uuid.UUID) -> tuple[_Account, _Hold]:
+    def _open(
+        self, tenant_id: str, address: str, hold_uuid: uuid.UUID
+    ) -> tuple[memory_state.Account, memory_state.Hold]:
         found = self._ended((address, hold_uuid), tenant_id)
         if found is None:
             raise errors.NotFoundError("hold_id: no such hold")
@@ -372,17 +390,35 @@ class MemoryLedger:
         if command.replay_only:
             return ledger.AskDurable()
         account = self._account(command.address)
-        wallet = account.wallets.get(command.wallet)
-        if wallet is None:
-            raise errors.NotFoundError("wallet: no such wallet")
+        is_transfer = command.overage == ledger.Overage.TRANSFER
+        is_free = account.plan.is_unlimited(self.now_ms) and not is_transfer
+        wallet = self._wallet(account, command.wallet, is_free=is_free)
         amount = command.amount_micros
         if account.frozen:
             return self._denied(account, command.wallet, ledger.DenialCode.ACCOUNT_FROZEN, amount)
+        if not is_transfer and (used_up := self._used_up(account, command.wallet, amount)) is not None:
+            return used_up
         policy = command.overage or account.overage
-        if policy == ledger.Overage.ALL_OR_NOTHING:
-            if wallet.available(self.now_ms) < amount:
-                return self._denied(account, command.wallet, ledger.DenialCode.INSUFFICIENT_CREDITS, amount)
+        if is_free:
+            amount = 0
+        short = None
+        if policy in (ledger.Overage.ALL_OR_NOTHING, ledger.Overage.TRANSFER):
+            if wallet.available(self.now_ms) < amount and not is_free:
+                short = self._short(account, command.wallet, amount)
             policy = ledger.Overage.DRAW
+        looked = memory_limits.Outcome()
+        if not is_transfer:
+            terms = limits.decoded(command.terms)
+            coming = amount if short else self._chargeable(account, wallet, amount, policy)
+            want = limits.measured(terms, limits.decoded(command.detail), coming, holds=0)
+            looked = account.limits.look(terms, want, self.now_ms, self.now_ms + limits.OPERATION_MEMORY_MS)
+        if looked.exceeded or short:
+            return self._limited(account, command.wallet, command.amount_micros, looked, short)
+        account.limits.counters |= looked.counters
+        account.wallets[command.wallet] = wallet
+        if not is_transfer:
+            account.begin_day(self.now_ms // ledger.DAY_MS)
+            account.actions += 1
         spent, debt = self._beyond(account, wallet, amount, policy)
         charged = sum(spent.values()) + debt
         account.spent += charged
@@ -419,7 +455,7 @@ class MemoryLedger:
         charge, owed = 0, 0
         if found.command.expiry == ledger.Expiry.CHARGE_REPORTED:
             charge = min(found.reported, found.amount)
-            owed = found.reported - charge
+            owed = 0 if found.free else found.reported - charge
         elif found.command.expiry == ledger.Expiry.CHARGE_ESTIMATE:
             charge = found.amount
         return self._end(self._account(address), found, ledger.Kind.EXPIRE, charge, owed)
@@ -429,7 +465,7 @@ class MemoryLedger:
         if account is None:
             return 0
         for _, wallet in sorted(account.wallets.items()):
-            for grant in sorted(wallet.grants, key=_Grant.burn_key):
+            for grant in sorted(wallet.grants, key=memory_state.Grant.burn_key):
                 if grant.is_expired(self.now_ms) and grant.available:
                     account.expired += grant.available
                     grant.available = 0
@@ -450,23 +486,28 @@ class MemoryLedger:
             case ledger.RevokeChange():
                 amount = self._revoke(account, change)
                 kind, txn = ledger.Kind.REVOKE, change.revocation_id
+            case ledger.ClawBackChange():
+                amount = self._claw_back(account, change)
+                kind, txn = ledger.Kind.CLAW_BACK, change.claw_back_id
             case ledger.SettingsChange():
                 account.overage, account.overdraft = change.overage, change.overdraft_limit_micros
                 account.strict, account.frozen = change.strict_expiry, change.frozen
+                account.plan = change.plan
+                account.limits.define(change.limits)
                 amount, kind, txn = 0, ledger.Kind.SETTINGS, change.change_id
         account.change_no = change.change_no
         self._record(address, account, kind, txn)
         balance = self._balance(account, name) if name else None
         return ledger.Applied(already=False, amount_micros=amount, balance=balance)
 
-    def _grant(self, account: _Account, change: ledger.GrantChange) -> int:
-        wallet = account.wallets.get(change.wallet, _Wallet())
+    def _grant(self, account: memory_state.Account, change: ledger.GrantChange) -> int:
+        wallet = account.wallets.get(change.wallet, memory_state.Wallet())
         if len(wallet.grants) >= ledger.GRANTS_PER_WALLET_MAX:
             raise errors.OverloadedError("too many records wait for Postgres, or the wallet has too many grants")
         if account.granted + change.amount_micros > money.AMOUNT_MAX_MICROS:
             raise errors.OutOfRangeError("amount_micros", "the account's total would pass 2^53 − 1 micro-credits")
         account.wallets[change.wallet] = wallet
-        grant = _Grant(
+        grant = memory_state.Grant(
             grant_id=change.grant_id,
             available=change.amount_micros,
             category=change.category,
@@ -484,8 +525,8 @@ class MemoryLedger:
         return change.amount_micros
 
     @staticmethod
-    def _revoke(account: _Account, change: ledger.RevokeChange) -> int:
-        wallet = account.wallets.setdefault(change.wallet, _Wallet())
+    def _revoke(account: memory_state.Account, change: ledger.RevokeChange) -> int:
+        wallet = account.wallets.setdefault(change.wallet, memory_state.Wallet())
         taken = 0
         for grant in wallet.grants:
             if grant.grant_id == change.grant_id:
@@ -493,54 +534,31 @@ class MemoryLedger:
         account.revoked += taken
         return taken
 
+    def _claw_back(self, account: memory_state.Account, change: ledger.ClawBackChange) -> int:
+        wallet, amount = account.wallets.get(change.wallet, memory_state.Wallet()), change.amount_micros
+        highest = max(account.revoked + amount, wallet.debt + amount, amount - account.worth())
+        if highest > money.AMOUNT_MAX_MICROS:
+            raise errors.OutOfRangeError("amount_micros", "the account's total would pass 2^53 − 1 micro-credits")
+        account.wallets[change.wallet] = wallet
+        taken = self._take(wallet, min(amount, max(0, wallet.available(self.now_ms))))
+        wallet.debt += amount - sum(taken.values())
+        account.revoked += amount
+        return amount
+
     async def load(self, state: ledger.AccountState) -> bool:
         if state.address in self._accounts:
             return False
-        wallets = {wallet.wallet: _loaded(wallet) for wallet in state.wallets} or {"default": _Wallet()}
-        account = _Account(
-            tenant_id=state.tenant_id,
-            account_id=state.account_id,
-            seq=state.seq,
-            last_txn=state.last_txn,
-            change_no=state.change_no,
-            granted=state.granted_micros,
-            spent=state.spent_micros,
-            expired=state.expired_micros,
-            revoked=state.revoked_micros,
-            overage=state.overage,
-            overdraft=state.overdraft_limit_micros,
-            strict=state.strict_expiry,
-            frozen=state.frozen,
-            wallets=wallets,
-        )
+        account = memory_state.loaded_account(state)
         assert account.is_conserved()
         self._accounts[state.address] = account
         return True
 
     async def account(self, address: str) -> ledger.AccountState | None:
         found = self._accounts.get(address)
-        if found is None:
-            return None
-        return ledger.AccountState(
-            tenant_id=found.tenant_id,
-            account_id=found.account_id,
-            address=address,
-            seq=found.seq,
-            last_txn=found.last_txn,
-            change_no=found.change_no,
-            granted_micros=found.granted,
-            spent_micros=found.spent,
-            expired_micros=found.expired,
-            revoked_micros=found.revoked,
-            overage=found.overage,
-            overdraft_limit_micros=found.overdraft,
-            strict_expiry=found.strict,
-            frozen=found.frozen,
-            wallets=[_wallet_state(name, wallet) for name, wallet in sorted(found.wallets.items())],
-            held_micros=found.held(),
-            epoch=1,
-            holds_open=found.holds_open,
-        )
+        return None if found is None else memory_state.account_state(address, found)
+
+    async def limit_uses(self, address: str) -> Sequence[limits.Use]:
+        return self._account(address).limits.uses(self.now_ms)
 
     def forgot_before_ms(self, address: str) -> int:
         del address
@@ -554,43 +572,3 @@ class MemoryLedger:
 
 def _draws(parts: dict[uuid.UUID, int]) -> tuple[ledger.Draw, ...]:
     return tuple(ledger.Draw(grant_id=grant_id, amount_micros=amount) for grant_id, amount in parts.items())
-
-
-def _loaded(state: ledger.WalletState) -> _Wallet:
-    grants = [
-        _Grant(
-            grant_id=grant.grant_id,
-            available=grant.available_micros,
-            category=grant.category,
-            priority=grant.priority,
-            effective_ms=grant.effective_ms,
-            expires_ms=grant.expires_ms,
-            number=grant.created_no,
-            revoked=grant.revoked,
-        )
-        for grant in state.grants
-        if grant.available_micros
-    ]
-    return _Wallet(grants=grants, debt=state.debt_micros)
-
-
-def _wallet_state(name: str, wallet: _Wallet) -> ledger.WalletState:
-    return ledger.WalletState(
-        wallet=name,
-        debt_micros=wallet.debt,
-        held_micros=wallet.held,
-        grants=[
-            ledger.GrantState(
-                grant_id=grant.grant_id,
-                available_micros=grant.available,
-                category=grant.category,
-                priority=grant.priority,
-                effective_ms=grant.effective_ms,
-                expires_ms=grant.expires_ms,
-                created_no=grant.number,
-                held_micros=grant.held,
-                revoked=grant.revoked,
-            )
-            for grant in sorted(wallet.grants, key=_Grant.burn_key)
-        ],
-    )

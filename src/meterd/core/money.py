@@ -16,6 +16,31 @@ MICROS_PER_CREDIT = 1_000_000
 # Prices are kept in whole femto-dollars: the finest published price per token has fewer than 15 decimals.
 FEMTOS_PER_USD = 10**15
 
+# Currencies without a minor unit, and those of a thousand; a price in any other has 2 decimals. As Stripe has it.
+_DECIMALS_0 = frozenset(
+    ("bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "ugx", "vnd", "vuv", "xaf", "xof", "xpf")
+)
+_DECIMALS_3 = frozenset(("bhd", "jod", "kwd", "omr", "tnd"))
+
+
+def currency_decimals(currency: str) -> int:
+    """Decimals of the currency's minor unit. `currency` is ISO 4217, lower case."""
+    return 0 if currency in _DECIMALS_0 else 3 if currency in _DECIMALS_3 else 2
+
+
+def minor_units(price: str, currency: str) -> int:
+    """A price of a catalog in the currency's minor unit: ("19.00", "usd") -> 1900."""
+    scaled_price = scaled(Decimal(price), currency_decimals(currency))
+    assert scaled_price is not None, (price, currency)
+    return scaled_price
+
+
+def price_string(units: int, currency: str) -> str:
+    """The inverse of minor_units: (1900, "usd") -> "19.00". units ≥ 0."""
+    decimals = currency_decimals(currency)
+    whole, part = divmod(units, 10**decimals)
+    return f"{whole}.{part:0{decimals}d}" if decimals else str(whole)
+
 
 def ceil_div(numerator: int, denominator: int) -> int:
     """The smallest integer that is not below numerator ÷ denominator. denominator > 0."""
@@ -31,6 +56,11 @@ def charge_micros(numerator: int, denominator: int) -> int:
     if amount > AMOUNT_MAX_MICROS:
         raise errors.OutOfRangeError("amount_micros", f"the price of {amount} is above 2^53 − 1 micro-credits")
     return amount
+
+
+def nearest_div(numerator: int, denominator: int) -> int:
+    """numerator ÷ denominator rounded half up, for figures that nobody is charged by. denominator > 0."""
+    return (2 * numerator + denominator) // (2 * denominator)
 
 
 def covered_units(budget_micros: int, numerator: int, denominator: int, fixed: int, unit: int) -> int:

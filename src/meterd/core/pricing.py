@@ -59,6 +59,8 @@ class Rate:
     category: str = ""
     # Whether a part of a unit can be charged.
     fractional: bool = True
+    wallet: str = ""
+    active: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,8 @@ class Basis:
     denominator: int
     # An unknown model, priced at the ceiling rate that the operator set for these.
     quarantined: bool = False
+    # What a feature or rate is paid from unless a call says otherwise; "" for none of its own.
+    wallet: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,8 +122,10 @@ class PriceBook:
 
     # Hash of `content`, at most 16 characters.
     version: str
-    # The whole book as canonical JSON; see pricing.books.dump.
+    # What the book is made of, as canonical JSON; see pricing.books.dump.
     content: bytes
+    # The version of the book on which a tenant's prices are laid; "" for a whole book.
+    base: str = ""
     credit_value_femtos: int
     margins: Margins
     unknown_policy: str
@@ -175,6 +181,10 @@ class Quote:
     @property
     def quarantined(self) -> bool:
         return self.basis.quarantined
+
+    @property
+    def wallet(self) -> str:
+        return self.basis.wallet
 
     @property
     def credit_value_usd(self) -> str:
@@ -244,22 +254,26 @@ def quote_feature(book: PriceBook, key: str, quantity: int, at_ms: int) -> Quote
     factor, divisor = margin_ratio(margin)
     price = money.decimal_string(feature.price_micros, 6)
     line = Line(usage_class="feature", quantity=str(quantity), unit_price=price, cost_femtos=None)
-    return _fixed(book, f"feature:{key}", margin, feature.price_micros * quantity * factor, divisor, line)
+    numerator = feature.price_micros * quantity * factor
+    return _fixed(book, f"feature:{key}", margin, feature.wallet, numerator, divisor, line)
 
 
 def quote_rate(book: PriceBook, key: str, quantity: str, at_ms: int) -> Quote:
     """The price of `quantity` units, a decimal string greater than 0 with at most 9 decimals. NotFoundError as for features."""
     rate = _in_force(book.rates.get(key), "rate", key, at_ms)
+    if not rate.active:
+        raise errors.NotFoundError(f"rate: {key} is not active")
     scaled = checked_quantity(quantity)
     if not rate.fractional and scaled % 10**QUANTITY_DECIMALS:
         raise errors.InvalidArgumentError("rate.quantity", f"{key} is charged in whole units")
     price = money.decimal_string(rate.price_scaled, RATE_DECIMALS + 6)
     units = money.decimal_string(scaled, QUANTITY_DECIMALS)
     line = Line(usage_class="rate", quantity=units, unit_price=price, cost_femtos=None)
-    return _fixed(book, f"rate:{key}", "1", rate.price_scaled * scaled, 10 ** (RATE_DECIMALS + QUANTITY_DECIMALS), line)
+    denominator = 10 ** (RATE_DECIMALS + QUANTITY_DECIMALS)
+    return _fixed(book, f"rate:{key}", "1", rate.wallet, rate.price_scaled * scaled, denominator, line)
 
 
-def _fixed(book: PriceBook, item: str, margin: str, numerator: int, denominator: int, line: Line) -> Quote:
+def _fixed(book: PriceBook, item: str, margin: str, wallet: str, numerator: int, denominator: int, line: Line) -> Quote:
     basis = Basis(
         item=item,
         margin=margin,
@@ -267,6 +281,7 @@ def _fixed(book: PriceBook, item: str, margin: str, numerator: int, denominator:
         credit_value_femtos=book.credit_value_femtos,
         numerator=1,
         denominator=denominator,
+        wallet=wallet,
     )
     return Quote(
         amount_micros=money.charge_micros(numerator, denominator),

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import cast
 
 import asyncpg
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from meterd.core import errors, ids, ledger, money, pricing
-from meterd.meter import durable, explanations, hydration, pages, projector, replies, requests
+from meterd.meter import (
+    explanations,
+    hydration,
+    limits,
+    movements,
+    pages,
+    projector,
+    reach,
+    replies,
+    requests,
+    statements,
+    subscriptions,
+    top_ups,
+)
 from meterd.postgres import catalog, fold, queries
 from meterd.pricing import books as price_books
 from meterd.redis import audit, runner
@@ -23,21 +34,6 @@ PRIORITY_MAX = 1000
 TIME_MAX_MS = 253_402_300_799_999
 # Records that Postgres does not have yet are looked up in the outbox as far as this; a longer one means that Postgres lags.
 OUTBOX_ENTRIES_MAX = 50_000
-
-_KINDS = {
-    ledger.Kind.COMMIT: accounts_pb2.Transaction.KIND_COMMIT,
-    ledger.Kind.COMMIT_LATE: accounts_pb2.Transaction.KIND_COMMIT_LATE,
-    ledger.Kind.RELEASE: accounts_pb2.Transaction.KIND_RELEASE,
-    ledger.Kind.EXPIRE: accounts_pb2.Transaction.KIND_EXPIRE,
-    ledger.Kind.CHARGE: accounts_pb2.Transaction.KIND_CHARGE,
-    ledger.Kind.GRANT: accounts_pb2.Transaction.KIND_GRANT,
-    ledger.Kind.REVOKE: accounts_pb2.Transaction.KIND_REVOKE,
-    ledger.Kind.GRANT_EXPIRE: accounts_pb2.Transaction.KIND_GRANT_EXPIRE,
-    ledger.Kind.SETTINGS: accounts_pb2.Transaction.KIND_SETTINGS,
-}
-_ENDINGS = frozenset(
-    (ledger.Kind.COMMIT, ledger.Kind.COMMIT_LATE, ledger.Kind.RELEASE, ledger.Kind.EXPIRE, ledger.Kind.CHARGE)
-)
 
 
 class Accounts:
@@ -53,7 +49,11 @@ class Accounts:
         projector_: projector.Projector,
         hydrator: hydration.Hydrator,
         books: price_books.Books,
-        clock_ms: Callable[[], int],
+        plans_: subscriptions.Subscriptions,
+        movements_: movements.Movements,
+        limits_: limits.Limits,
+        top_ups_: top_ups.TopUps,
+        reach_: reach.Reach,
     ) -> None:
         self._connections = connections
         self._store = store
@@ -62,7 +62,11 @@ class Accounts:
         self._projector = projector_
         self._hydrator = hydrator
         self._books = books
-        self._clock_ms = clock_ms
+        self._plans = plans_
+        self._movements = movements_
+        self._limits = limits_
+        self._top_ups = top_ups_
+        self._reach = reach_
 
     async def create_account(
         self, tenant_id: str, request: accounts_pb2.CreateAccountRequest
@@ -75,16 +79,26 @@ class Accounts:
             overdraft_limit_micros=_checked_limit(request.overdraft_limit_micros),
             strict_expiry=request.strict_expiry,
         )
-        async with _postgres():
+        self._plans.check_plan(tenant_id, request.plan_id)
+        with hydration.postgres():
             try:
                 made, replayed = await self._catalog.create_account(new)
             except errors.AlreadyExistsError as exc:
                 raise _account_conflict(new, await self._catalog.account(tenant_id, new.account_id)) from exc
             except asyncpg.ForeignKeyViolationError as exc:
                 raise errors.NotFoundError("tenant: no such tenant") from exc
+            # Keyed by the account: a repeat makes up for what an earlier call did not come to.
+            welcome = await self._movements.welcome(tenant_id, new.account_id)
+            begun = await self._plans.begin(tenant_id, new.account_id, request.plan_id)
+            await self._limits.begin(tenant_id, new.account_id)
         if not replayed:
             await self._load(made.address)
-        return accounts_pb2.CreateAccountResponse(account=_account(made), replayed=replayed)
+        response = accounts_pb2.CreateAccountResponse(account=statements.account(made), replayed=replayed)
+        if welcome is not None:
+            response.welcome.CopyFrom(statements.grant(welcome))
+        if begun is not None:
+            response.subscription.CopyFrom(statements.subscription(begun.subscription))
+        return response
 
     async def _load(self, address: str) -> None:
         """Brings a new account to Redis, so that servers that just heard that it does not exist find it. Can wait if a store is away."""
@@ -97,8 +111,35 @@ class Accounts:
     ) -> accounts_pb2.GetAccountResponse:
         """See Accounts.GetAccount in accounts.proto."""
         account_id = ids.checked_id(request.account_id, "account_id")
-        async with _postgres():
-            return accounts_pb2.GetAccountResponse(account=_account(await self._catalog.account(tenant_id, account_id)))
+        with hydration.postgres():
+            message = statements.account(await self._catalog.account(tenant_id, account_id))
+            _, sums = await self._plans.standing(tenant_id, account_id)
+            top_up = await self._top_ups.of_account(tenant_id, account_id)
+        message.lifetime.CopyFrom(statements.lifetime(sums))
+        if top_up is not None:
+            message.top_up.CopyFrom(top_up)
+        return accounts_pb2.GetAccountResponse(account=message)
+
+    async def update_account(
+        self, tenant_id: str, request: accounts_pb2.UpdateAccountRequest
+    ) -> accounts_pb2.UpdateAccountResponse:
+        """See Accounts.UpdateAccount in accounts.proto."""
+        overage = None
+        if request.HasField("overage_policy"):
+            overage = requests.checked_overage(request.overage_policy)
+            if not overage:
+                raise errors.InvalidArgumentError("overage_policy", "must be set if it is given")
+        changed, projected = await self.change_settings(
+            tenant_id,
+            request.account_id,
+            overage=overage,
+            overdraft_limit_micros=request.overdraft_limit_micros
+            if request.HasField("overdraft_limit_micros")
+            else None,
+            strict_expiry=request.strict_expiry if request.HasField("strict_expiry") else None,
+            frozen=request.frozen if request.HasField("frozen") else None,
+        )
+        return accounts_pb2.UpdateAccountResponse(account=changed, projected=projected)
 
     async def change_settings(
         self,
@@ -114,7 +155,7 @@ class Accounts:
         ids.checked_id(account_id, "account_id")
         if overdraft_limit_micros is not None:
             _checked_limit(overdraft_limit_micros)
-        async with _postgres():
+        with hydration.postgres():
             changed, _ = await self._catalog.change_settings(
                 tenant_id,
                 account_id,
@@ -123,24 +164,16 @@ class Accounts:
                 strict_expiry=strict_expiry,
                 frozen=frozen,
             )
-        try:
-            await self._projector.project(changed.address)
-            state = await self._store.account(changed.address)
-        except errors.UnavailableError:
-            return _account(changed), False
-        live = (state.overage, state.overdraft_limit_micros, state.strict_expiry, state.frozen) if state else None
-        wanted = (changed.overage, changed.overdraft_limit_micros, changed.strict_expiry, changed.frozen)
-        # An account that Redis does not have is loaded with today's settings.
-        return _account(changed), live is None or live == wanted
+        return statements.account(changed), await self._reach.reach(tenant_id, changed.address)
 
     async def grant(self, tenant_id: str, request: accounts_pb2.GrantRequest) -> accounts_pb2.GrantResponse:
         """See Accounts.Grant in accounts.proto."""
         new = _new_grant(tenant_id, request)
-        async with _postgres():
+        with hydration.postgres():
             made, replayed = await self._catalog.add_grant(new)
         projected, balance = await self._project(tenant_id, made.address, made.wallet, made.change_no)
         return accounts_pb2.GrantResponse(
-            grant=_grant(made),
+            grant=statements.grant(made),
             replayed=replayed,
             projected=projected,
             balance=replies.balance(balance) if balance else None,
@@ -172,12 +205,12 @@ class Accounts:
         key = ids.checked_id(request.idempotency_key, "idempotency_key")
         grant_id = _checked_grant_id(request.grant_id)
         reason = ids.checked_text(request.reason, "reason", requests.REASON_BYTES_MAX)
-        async with _postgres():
+        with hydration.postgres():
             made, replayed = await self._catalog.revoke_grant(
                 tenant_id, grant_id=grant_id, idempotency_key=key, reason=reason
             )
         projected, balance = await self._project(tenant_id, made.grant.address, made.grant.wallet, made.change_no)
-        async with _postgres():
+        with hydration.postgres():
             found = await queries.revoked(self._connections, tenant_id, grant_id)
         revoked_micros = found.revoked_micros
         if projected:
@@ -215,15 +248,22 @@ class Accounts:
         account_id = ids.checked_id(request.account_id, "account_id")
         state, now_ms = await self._live(tenant_id, ids.account_address(tenant_id, account_id))
         grant_ids = [grant.grant_id for wallet in state.wallets for grant in wallet.grants]
-        async with _postgres():
+        with hydration.postgres():
             # After Redis: what Postgres has by now, it had when this was asked, or later.
             standing = await queries.standing(self._connections, tenant_id, account_id)
             rows = await queries.grants(self._connections, tenant_id, grant_ids) if grant_ids else {}
-        return accounts_pb2.GetBalanceResponse(
+            live, sums = await self._plans.standing(tenant_id, account_id)
+        response = accounts_pb2.GetBalanceResponse(
             account_id=account_id,
-            wallets=[_wallet(wallet, account_id, rows, now_ms) for wallet in sorted(state.wallets, key=_wallet_name)],
+            wallets=[
+                statements.wallet(wallet, account_id, rows, now_ms)
+                for wallet in sorted(state.wallets, key=_wallet_name)
+            ],
             freshness_ms=await self._freshness_ms(standing, state.seq, now_ms),
+            lifetime=statements.lifetime(sums),
         )
+        statements.put_plan(response, state, live, now_ms)
+        return response
 
     async def _live(self, tenant_id: str, address: str) -> tuple[ledger.AccountState, int]:
         """The account as Redis has it, loaded if need be, and Redis' time (ms)."""
@@ -274,13 +314,13 @@ class Accounts:
         size = pages.checked_size(request.page_size)
         scope = f"transactions {ids.account_address(tenant_id, account_id)}"
         before = pages.place(scope, request.page_token)
-        async with _postgres():
+        with hydration.postgres():
             found = await queries.transactions(
                 self._connections, tenant_id, account_id, before_seq=int(before or 2**62), count_max=size + 1
             )
         more = len(found) > size
         return accounts_pb2.ListTransactionsResponse(
-            transactions=[_transaction(one) for one in found[:size]],
+            transactions=[statements.transaction(one) for one in found[:size]],
             next_page_token=pages.token(scope, str(found[size - 1].record.seq)) if more else "",
         )
 
@@ -290,13 +330,15 @@ class Accounts:
         """See Accounts.ExplainSettlement in accounts.proto. explanations.UnexplainedError if the ledger contradicts itself."""
         account_id = ids.checked_id(request.account_id, "account_id")
         kind, txn = _settlement_id(request.id, ids.account_address(tenant_id, account_id))
-        async with _postgres():
+        with hydration.postgres():
             durables = await queries.settlements(self._connections, tenant_id, account_id, txn)
         found = list(durables.transactions)
         at = durables.standing
         if not any(kind is None or one.record.kind == kind for one in found):
             late = await self._unflushed(at.partition, at.cursor, at.address, at.last_seq)
-            found += [queries.Transaction(record=one) for one in late if one.txn == txn and one.kind in _ENDINGS]
+            found += [
+                queries.Transaction(record=one) for one in late if one.txn == txn and one.kind in statements.ENDINGS
+            ]
         wanted = [one for one in found if kind is None or one.record.kind == kind]
         if not wanted:
             raise errors.NotFoundError("id: no such settlement")
@@ -306,7 +348,7 @@ class Accounts:
             expired_micros = sum(one.record.charged_micros for one in found if one.record.kind == ledger.Kind.EXPIRE)
         told = explanations.explain(record, expired_micros=expired_micros, quote=await self._fixed_price(record))
         return accounts_pb2.ExplainSettlementResponse(
-            transaction=_transaction(wanted[-1]),
+            transaction=statements.transaction(wanted[-1]),
             usage=types_pb2.Usage(**told.usage) if told.usage else None,
             margin=told.margin,
             credit_value_usd=told.credit_value_usd,
@@ -332,15 +374,6 @@ class Accounts:
         except errors.MeterdError:
             return None
         return quote if quote.amount_micros == charge else None
-
-
-@contextlib.asynccontextmanager
-async def _postgres() -> AsyncGenerator[None]:
-    """Maps what comes from Postgres being away. The effect may have happened: a repeat with the same key has one effect."""
-    try:
-        yield
-    except hydration.POSTGRES_ERRORS as exc:
-        raise errors.UnavailableError(f"Postgres is away: {exc}; retry with the same id") from exc
 
 
 def _checked_limit(value: int) -> int:
@@ -413,7 +446,7 @@ def _settlement_id(value: str, address: str) -> tuple[ledger.Kind | None, uuid.U
         raise errors.NotFoundError("id: no such settlement")
     kind = None
     if len(head) == 37:
-        if head[0] not in {ending.value for ending in _ENDINGS}:
+        if head[0] not in {ending.value for ending in statements.ENDINGS}:
             raise errors.InvalidArgumentError("id", "must be a hold_id, an idempotency_key or a settlement_id")
         kind, head = ledger.Kind(head[0]), head[1:]
     try:
@@ -421,32 +454,6 @@ def _settlement_id(value: str, address: str) -> tuple[ledger.Kind | None, uuid.U
     except ValueError as exc:
         raise errors.InvalidArgumentError("id", "must be a hold_id, an idempotency_key or a settlement_id") from exc
     return kind, parsed
-
-
-def _account(value: catalog.Account) -> accounts_pb2.Account:
-    return accounts_pb2.Account(
-        account_id=value.account_id,
-        overage_policy=cast(types_pb2.OveragePolicy, int(value.overage)),
-        overdraft_limit_micros=value.overdraft_limit_micros,
-        strict_expiry=value.strict_expiry,
-        frozen=value.frozen,
-        created_at=replies.timestamp(value.created_ms),
-    )
-
-
-def _grant(value: catalog.Grant) -> accounts_pb2.GrantRecord:
-    return accounts_pb2.GrantRecord(
-        grant_id=str(value.grant_id),
-        account_id=value.account_id,
-        wallet=value.wallet,
-        category=cast(types_pb2.GrantCategory, value.category),
-        priority=value.priority,
-        amount_micros=value.amount_micros,
-        effective_at=replies.timestamp(value.effective_ms),
-        expires_at=replies.timestamp(value.expires_ms) if value.expires_ms else None,
-        source_id=value.source_id,
-        created_at=replies.timestamp(value.created_ms),
-    )
 
 
 def _balance_of(state: ledger.AccountState, wallet: str, now_ms: int) -> ledger.Balance | None:
@@ -461,83 +468,3 @@ def _balance_of(state: ledger.AccountState, wallet: str, now_ms: int) -> ledger.
 
 def _wallet_name(wallet: ledger.WalletState) -> str:
     return wallet.wallet
-
-
-def _wallet(
-    wallet: ledger.WalletState, account_id: str, rows: dict[uuid.UUID, queries.GrantRow], now_ms: int
-) -> accounts_pb2.WalletBalance:
-    grants: list[accounts_pb2.GrantRecord] = []
-    for grant in sorted(wallet.grants, key=ledger.burn_key):
-        row = rows.get(grant.grant_id)
-        grants.append(
-            accounts_pb2.GrantRecord(
-                grant_id=str(grant.grant_id),
-                account_id=account_id,
-                wallet=wallet.wallet,
-                category=cast(types_pb2.GrantCategory, grant.category),
-                priority=grant.priority,
-                amount_micros=row.amount_micros if row else 0,
-                available_micros=grant.available_micros if ledger.is_active(grant, now_ms) else 0,
-                held_micros=grant.held_micros,
-                effective_at=replies.timestamp(grant.effective_ms),
-                expires_at=replies.timestamp(grant.expires_ms) if grant.expires_ms else None,
-                source_id=row.source_id if row else "",
-                created_at=replies.timestamp(row.created_ms) if row else None,
-            )
-        )
-    return accounts_pb2.WalletBalance(
-        wallet=wallet.wallet,
-        available_micros=ledger.available_micros(wallet, now_ms),
-        held_micros=wallet.held_micros,
-        debt_micros=wallet.debt_micros,
-        grants=grants,
-    )
-
-
-def _transaction(value: queries.Transaction) -> accounts_pb2.Transaction:
-    record = value.record
-    terms = requests.decode(record.terms)
-    message = accounts_pb2.Transaction(
-        transaction_id=f"{record.kind.value}{record.txn}",
-        kind=_KINDS[record.kind],
-        seq=record.seq,
-        epoch=record.epoch,
-        wallet=record.wallet,
-        amount_micros=record.granted_micros - record.charged_micros - record.expired_micros - record.revoked_micros,
-        available_after_micros=record.balance_after_micros,
-        held_after_micros=record.wallet_held_after_micros,
-        at=replies.timestamp(record.at_ms),
-        metadata=terms.get("meta"),
-        item=terms.get("item", ""),
-        grant_id=_grant_of(value),
-    )
-    if record.kind in _ENDINGS:
-        own_id = ids.HoldId(uuid=record.txn, address=record.address)
-        message.settlement.CopyFrom(replies.durable_settlement(durable.of_record(record), own_id))
-        message.subject.CopyFrom(_subject(terms))
-    return message
-
-
-def _grant_of(value: queries.Transaction) -> str:
-    record = value.record
-    match record.kind:
-        case ledger.Kind.GRANT | ledger.Kind.GRANT_EXPIRE:
-            return str(record.txn)
-        case ledger.Kind.REVOKE:
-            return str(value.revoked_grant_id or _first(record.revoked))
-        case _:
-            return ""
-
-
-def _first(draws: Sequence[ledger.Draw]) -> str:
-    return str(draws[0].grant_id) if draws else ""
-
-
-def _subject(terms: requests.Terms) -> types_pb2.Subject:
-    return types_pb2.Subject(
-        user=terms.get("user", ""),
-        team=terms.get("team", ""),
-        key=terms.get("key", ""),
-        operation_id=terms.get("op", ""),
-        labels=terms.get("labels"),
-    )

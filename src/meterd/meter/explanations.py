@@ -61,7 +61,11 @@ def explain(record: ledger.Record, *, expired_micros: int = 0, quote: pricing.Qu
         steps.append(
             f"The expiry had charged {expired_micros} micro-credits of it; {max(0, rounded - expired_micros)} were still due."
         )
-    _same("charge", charge, max(0, rounded - expired_micros))
+    if record.overage == ledger.Overage.FREE:
+        steps.append("The account was on an unlimited plan: nothing is charged.")
+        _same("charge", charge, 0)
+    else:
+        _same("charge", charge, max(0, rounded - expired_micros))
     steps += _ending(record)
     return Explanation(
         usage=detail.get("usage", {}),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import asyncpg
@@ -46,6 +47,15 @@ async def apply(store: ledger.Ledger, address: str, changes: Sequence[ledger.Cha
             _log.error("change %d of account %s was refused and waits: %s", change.change_no, address, exc)
             break
     return applied
+
+
+@contextlib.contextmanager
+def postgres() -> Generator[None]:
+    """Maps what comes from Postgres being away. The effect may have happened: a repeat with the same key has one effect."""
+    try:
+        yield
+    except POSTGRES_ERRORS as exc:
+        raise errors.UnavailableError(f"Postgres is away: {exc}; retry with the same id") from exc
 
 
 class Hydrator:

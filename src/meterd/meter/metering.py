@@ -5,6 +5,7 @@ They speak the protobuf messages themselves, so that no layer between the wire a
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -59,12 +60,14 @@ class Metering:
         own_id, account_id = request.hold_id, request.account_id
         hold = ids.checked_uuid7(own_id, "hold_id", now_ms) if own_id else ids.uuid7(now_ms)
         address = ids.checked_address(tenant_id, account_id)
-        wallet, ttl_ms, overage, expiry = requests.checked_conditions(
+        own_wallet, ttl_ms, overage, expiry = requests.checked_conditions(
             request.wallet, request.ttl_ms, request.overage_policy, request.expiry_policy
         )
         digest = requests.digest(request)
         tokens = await self._prompt_tokens(request) if request.model.prompt else 0
-        item = quotes.reserved(request, self._books.current, tokens, now_ms)
+        book = self._books.of(tenant_id)
+        item = quotes.reserved(request, book, tokens, now_ms)
+        wallet = own_wallet if request.wallet or not item.wallet else ids.checked_wallet(item.wallet)
         terms = item.terms
         terms["acct"] = account_id
         terms["rd"] = digest.hex()
@@ -94,7 +97,7 @@ class Metering:
         if isinstance(outcome, ledger.AskDurable):
             outcome = await self._reserve_old(command, terms)
         if isinstance(outcome, ledger.Denied):
-            return replies.denied_reserve(outcome, item, self._books.current)
+            return replies.denied_reserve(outcome, item, book)
         if isinstance(outcome, holds.Durable):
             return replies.durable_hold(outcome, account_id, address)
         if outcome.state is ledger.State.OPEN:
@@ -319,21 +322,20 @@ class Metering:
         requests.add_subject(terms, request.subject)
         requests.add_metadata(terms, request.metadata)
         overage = requests.checked_overage(request.overage_policy) or ledger.Overage.ALL_OR_NOTHING
-        actual = quotes.charged(request, self._books.current, now_ms)
+        actual = quotes.charged(request, self._books.of(tenant_id), now_ms)
         assert actual.amount_micros is not None
         command = ledger.Charge(
             tenant_id=tenant_id,
             address=address,
             charge=charge,
-            wallet=ids.checked_wallet(request.wallet),
+            wallet=ids.checked_wallet(request.wallet or actual.wallet),
             amount_micros=actual.amount_micros,
             digest=requests.digest(request),
             overage=overage,
             terms=requests.encode(terms | actual.terms),
             detail=actual.detail,
-            replay_only=self._may_be_forgotten(address, charge, now_ms),
         )
-        outcome = await self._charge(command)
+        outcome = await self.settle_charge(command)
         own_id = ids.HoldId(uuid=charge, address=command.address)
         if isinstance(outcome, holds.Durable):
             return metering_pb2.ChargeResponse(settlement=replies.durable_settlement(outcome, own_id), replayed=True)
@@ -341,7 +343,13 @@ class Metering:
             return metering_pb2.ChargeResponse(denial=replies.denial(outcome), balance=replies.balance(outcome.balance))
         return replies.settled(metering_pb2.ChargeResponse(), outcome, actual, str(own_id))
 
-    async def _charge(self, command: ledger.Charge) -> ledger.Settled | ledger.Denied | holds.Durable:
+    async def settle_charge(self, command: ledger.Charge) -> ledger.Settled | ledger.Denied | holds.Durable:
+        """A charge that was priced already, once whatever comes: the ledger's answer, or that of a record which only Postgres has.
+
+        AlreadyExistsError: the id was used with other content.
+        """
+        is_old = self._may_be_forgotten(command.address, command.charge, self._clock_ms())
+        command = dataclasses.replace(command, replay_only=is_old)
         try:
             call = lambda: self._ledger.charge(command)  # noqa: E731
             outcome = await self._with_account(command.tenant_id, command.address, call)
@@ -362,19 +370,20 @@ class Metering:
         """See Metering.Estimate in metering.proto."""
         now_ms = self._clock_ms()
         tokens = await self._prompt_tokens(request) if request.model.prompt else 0
-        item = quotes.reserved(request, self._books.current, tokens, now_ms)
+        book = self._books.of(tenant_id)
+        item = quotes.reserved(request, book, tokens, now_ms)
         if not request.account_id:
-            return replies.estimate(item, self._books.current)
+            return replies.estimate(item, book)
         account_id = ids.checked_id(request.account_id, "account_id")
         address = ids.account_address(tenant_id, account_id)
-        wallet = ids.checked_wallet(request.wallet)
+        wallet = ids.checked_wallet(request.wallet or item.wallet)
         state = await self._ledger.account(address)
         if state is None:
             await self._hydration.hydrate(tenant_id, address)
             state = await self._ledger.account(address)
         if state is None:
             raise errors.UnavailableError("account_id: not loaded; retry")
-        return replies.estimate(item, self._books.current, state=state, wallet=wallet, now_ms=now_ms)
+        return replies.estimate(item, book, state=state, wallet=wallet, now_ms=now_ms)
 
     async def _settle(
         self, tenant_id: str, address: str, call: Callable[[], Awaitable[ledger.SettleOutcome]]

@@ -45,6 +45,7 @@ class Durable:
     overdraft_limit_micros: int
     strict_expiry: bool
     frozen: bool
+    plan: ledger.PlanRule
     debts: Mapping[str, int]
     grants: Mapping[tuple[str, uuid.UUID], int]
 
@@ -222,6 +223,10 @@ def _grants(durable: Durable, state: ledger.AccountState, records: Sequence[ledg
     return found
 
 
+def _plan(plan: ledger.PlanRule) -> tuple[int, bool, int, list[str]]:
+    return plan.until_ms, plan.unlimited, plan.actions_per_day, sorted(plan.blocked_wallets)
+
+
 def _settings(durable: Durable, state: ledger.AccountState) -> list[Finding]:
     """Settings are equal once Redis has every change that was decided."""
     if state.change_no != durable.change_no_last:
@@ -231,6 +236,7 @@ def _settings(durable: Durable, state: ledger.AccountState) -> list[Finding]:
         ("overdraft_limit_micros", durable.overdraft_limit_micros, state.overdraft_limit_micros),
         ("strict_expiry", durable.strict_expiry, state.strict_expiry),
         ("frozen", durable.frozen, state.frozen),
+        ("plan", _plan(durable.plan), _plan(state.plan)),
     ]
     return [
         finding(durable, "Redis account", f"settings: {name}", expected, actual)

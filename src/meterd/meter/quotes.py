@@ -27,6 +27,11 @@ class Item:
     terms: requests.Terms
     quote: pricing.Quote | None
 
+    @property
+    def wallet(self) -> str:
+        """What a feature or rate is paid from unless the call says otherwise."""
+        return self.quote.wallet if self.quote is not None else ""
+
 
 @values.value
 class Actual:
@@ -40,6 +45,8 @@ class Actual:
     price_version: str = ""
     terms: requests.Terms = dataclasses.field(default_factory=dict[str, Any])
     usage: usage.Usage | None = None
+    # What a feature or rate is paid from unless the call says otherwise.
+    wallet: str = ""
 
 
 NOTHING = Actual(amount_micros=None)
@@ -310,6 +317,7 @@ def _quoted(
         usage_state=state,
         price_version=basis.price_version,
         usage=counts,
+        wallet=quote.wallet,
     )
 
 

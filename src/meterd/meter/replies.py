@@ -5,13 +5,14 @@ Messages inside messages are filled in place: giving a finished one to a constru
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from meterd.core import ids, ledger, money, pricing
+from meterd.core import ids, ledger, limits, money, pricing
 from meterd.meter import holds, quotes, requests
 from meterd.pricing import books as price_books
 from meterd_client.v1 import metering_pb2, types_pb2
@@ -34,7 +35,41 @@ _DENIAL_CODES = {
     ledger.DenialCode.INSUFFICIENT_CREDITS: types_pb2.Denial.CODE_INSUFFICIENT_CREDITS,
     ledger.DenialCode.ACCOUNT_FROZEN: types_pb2.Denial.CODE_ACCOUNT_FROZEN,
     ledger.DenialCode.TOO_MANY_HOLDS: types_pb2.Denial.CODE_TOO_MANY_HOLDS,
+    ledger.DenialCode.WALLET_BLOCKED: types_pb2.Denial.CODE_WALLET_BLOCKED,
+    ledger.DenialCode.ACTIONS_PER_DAY: types_pb2.Denial.CODE_ACTIONS_PER_DAY,
+    ledger.DenialCode.LIMIT_EXCEEDED: types_pb2.Denial.CODE_LIMIT_EXCEEDED,
 }
+LIMIT_SUBJECTS = {
+    limits.Subject.ACCOUNT: types_pb2.LIMIT_SUBJECT_ACCOUNT,
+    limits.Subject.USER: types_pb2.LIMIT_SUBJECT_USER,
+    limits.Subject.TEAM: types_pb2.LIMIT_SUBJECT_TEAM,
+    limits.Subject.KEY: types_pb2.LIMIT_SUBJECT_KEY,
+    limits.Subject.FEATURE: types_pb2.LIMIT_SUBJECT_FEATURE,
+    limits.Subject.MODEL: types_pb2.LIMIT_SUBJECT_MODEL,
+}
+LIMIT_METRICS = {
+    limits.Metric.CREDITS: types_pb2.LIMIT_METRIC_CREDITS,
+    limits.Metric.COST: types_pb2.LIMIT_METRIC_COST,
+    limits.Metric.ACTIONS: types_pb2.LIMIT_METRIC_ACTIONS,
+    limits.Metric.TOKENS: types_pb2.LIMIT_METRIC_TOKENS,
+    limits.Metric.HOLDS: types_pb2.LIMIT_METRIC_OPEN_HOLDS,
+}
+LIMIT_WINDOWS = {
+    limits.Window.MINUTE: types_pb2.LIMIT_WINDOW_MINUTE,
+    limits.Window.HOUR: types_pb2.LIMIT_WINDOW_HOUR,
+    limits.Window.DAY: types_pb2.LIMIT_WINDOW_DAY,
+    limits.Window.MONTH: types_pb2.LIMIT_WINDOW_MONTH,
+    limits.Window.ROLLING_MINUTE: types_pb2.LIMIT_WINDOW_ROLLING_MINUTE,
+    limits.Window.ROLLING_HOUR: types_pb2.LIMIT_WINDOW_ROLLING_HOUR,
+    limits.Window.ROLLING_DAY: types_pb2.LIMIT_WINDOW_ROLLING_DAY,
+    limits.Window.ROLLING_MONTH: types_pb2.LIMIT_WINDOW_ROLLING_MONTH,
+    limits.Window.PERIOD: types_pb2.LIMIT_WINDOW_PERIOD,
+    limits.Window.LIFETIME: types_pb2.LIMIT_WINDOW_LIFETIME,
+    limits.Window.OPERATION: types_pb2.LIMIT_WINDOW_OPERATION,
+}
+
+# Of an unlimited plan, or a plan that blocks it.
+_NO_WALLET = ledger.WalletState(wallet="", debt_micros=0, grants=())
 
 
 def timestamp(at_ms: int) -> Timestamp:
@@ -72,7 +107,7 @@ def put_hold(message: types_pb2.Hold, value: ledger.Held, terms: requests.Terms,
     if "model" in terms:
         tokens = terms["out"]
         full = terms.get("full", value.amount_micros)
-        if value.amount_micros < full and (book := books.find(terms["pv"])) is not None:
+        if value.amount_micros < full and not value.unlimited and (book := books.find(terms["pv"])) is not None:
             tokens = _covered_tokens(terms, book, value.amount_micros)
         message.max_output_tokens = tokens
         message.cost_estimate_usd = terms.get("cost", "")
@@ -92,6 +127,7 @@ def put_hold(message: types_pb2.Hold, value: ledger.Held, terms: requests.Terms,
     message.state = types_pb2.HOLD_STATE_OPEN if value.state is ledger.State.OPEN else _HOLD_STATES[value.state]
     message.account_id = terms.get("acct", "")
     message.wallet = value.wallet
+    message.unlimited = value.unlimited
 
 
 def _covered_tokens(terms: requests.Terms, book: pricing.PriceBook, amount_micros: int) -> int:
@@ -134,17 +170,47 @@ def durable_hold(found: holds.Durable, account_id: str, address: str) -> meterin
 
 
 def denial(value: ledger.Denied) -> types_pb2.Denial:
-    scope = f"wallet:{value.balance.wallet}" if value.code == ledger.DenialCode.INSUFFICIENT_CREDITS else "account"
-    funds = value.code == ledger.DenialCode.INSUFFICIENT_CREDITS
+    if value.code == ledger.DenialCode.LIMIT_EXCEEDED:
+        return _denied_by_limits(value)
+    funds = value.code in (ledger.DenialCode.INSUFFICIENT_CREDITS, ledger.DenialCode.WALLET_BLOCKED)
+    actions = value.code == ledger.DenialCode.ACTIONS_PER_DAY
     reason = types_pb2.Denial.Reason(
         code=_DENIAL_CODES[value.code],
-        scope=scope,
+        scope=f"wallet:{value.balance.wallet}" if funds else "plan:actions_per_day" if actions else "account",
         limit_micros=value.available_micros if funds else value.limit,
-        used_micros=value.required_micros if funds else value.limit,
+        used_micros=value.required_micros if funds else value.used if actions else value.limit,
     )
-    return types_pb2.Denial(
+    message = types_pb2.Denial(
         reasons=[reason], available_micros=value.available_micros, required_micros=value.required_micros
     )
+    if value.resets_ms:
+        message.reasons[0].resets_at.CopyFrom(timestamp(value.resets_ms))
+        message.retry_at.CopyFrom(timestamp(value.resets_ms))
+    return message
+
+
+def _denied_by_limits(value: ledger.Denied) -> types_pb2.Denial:
+    """One reason for each limit, and the wallet's own if it would not do either. To try again helps when all limits have room."""
+    message = types_pb2.Denial(available_micros=value.available_micros, required_micros=value.required_micros)
+    for one in value.exceeded:
+        reason = message.reasons.add(
+            code=types_pb2.Denial.CODE_LIMIT_EXCEEDED,
+            scope=limits.scope(one.subject, one.value),
+            limit_micros=one.cap,
+            used_micros=one.used,
+            limit_id=one.limit_id,
+            metric=LIMIT_METRICS[one.metric],
+        )
+        if one.metric != limits.Metric.HOLDS:
+            reason.window = LIMIT_WINDOWS[one.window]
+        if one.resets_ms:
+            reason.resets_at.CopyFrom(timestamp(one.resets_ms))
+    if value.also is not None:
+        short = dataclasses.replace(value, code=value.also, exceeded=(), also=None)
+        message.reasons.extend(denial(short).reasons)
+    elif all(one.resets_ms for one in value.exceeded):
+        message.retry_at.CopyFrom(timestamp(max(one.resets_ms for one in value.exceeded)))
+    return message
 
 
 def denied_reserve(value: ledger.Denied, item: quotes.Item, book: pricing.PriceBook) -> metering_pb2.ReserveResponse:
@@ -232,11 +298,14 @@ def reported(
     budget_micros = value.amount_micros + max(0, value.balance.available_micros)
     model, provider = request.model or terms["model"], request.provider if request.model else terms.get("provider", "")
     tier = terms.get("tier", "")
-    total = pricing.affordable_output_tokens(book, provider, model, counts, tier, terms["at"], budget_micros)
-    more = max(0, total - counts.output_tokens)
     wanted = max(0, terms["out"] - counts.output_tokens)
+    if value.unlimited:
+        more = wanted
+    else:
+        total = pricing.affordable_output_tokens(book, provider, model, counts, tier, terms["at"], budget_micros)
+        more = max(0, total - counts.output_tokens)
     advice = metering_pb2.ReportResponse.ADVICE_CONTINUE
-    if more == 0:
+    if more == 0 and not value.unlimited:
         advice = metering_pb2.ReportResponse.ADVICE_STOP
     elif more < wanted:
         advice = metering_pb2.ReportResponse.ADVICE_SHRINK
@@ -269,16 +338,23 @@ def estimate(
         add_cost_lines(response.breakdown, (quotes.line_row(line) for line in pricing.explain(quote)))
     if state is None:
         return response
-    found = ledger.wallet_of(state, wallet)
-    free = ledger.available_micros(found, now_ms)
+    code = ledger.denial_of(state, wallet, item.amount_min_micros, now_ms)
+    held = next((found for found in state.wallets if found.wallet == wallet), _NO_WALLET)
+    free = ledger.available_micros(held, now_ms)
     now = ledger.Balance(
-        wallet=wallet, available_micros=free, held_micros=found.held_micros, seq=state.seq, epoch=state.epoch
+        wallet=wallet, available_micros=free, held_micros=held.held_micros, seq=state.seq, epoch=state.epoch
     )
     response.balance.CopyFrom(balance(now))
-    code = ledger.denial_of(state, free, item.amount_min_micros)
     if code is not None:
+        by_day = code == ledger.DenialCode.ACTIONS_PER_DAY
         denied = ledger.Denied(
-            code=code, available_micros=free, required_micros=item.amount_micros, limit=0, balance=now
+            code=code,
+            available_micros=free,
+            required_micros=item.amount_micros,
+            limit=state.plan.actions_per_day if by_day else 0,
+            balance=now,
+            used=state.actions_on(now_ms) if by_day else 0,
+            resets_ms=(now_ms // ledger.DAY_MS + 1) * ledger.DAY_MS if by_day else 0,
         )
         response.denial.CopyFrom(denied_reserve(denied, item, book).denial)
     return response

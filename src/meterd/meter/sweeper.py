@@ -8,7 +8,8 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 
-from meterd.core import errors, ledger
+from meterd.core import errors, ids, ledger
+from meterd.meter import hydration
 from meterd.redis import keys, runner
 from meterd.redis import ledger as redis_ledger
 
@@ -19,6 +20,8 @@ BATCH_HOLDS_MAX = 200
 INTERVAL_S = 0.5
 # A Redis clock that moved this much more than time really passed is not believed: nothing expires until it has settled.
 CLOCK_JUMP_MAX_MS = 5_000
+# Counters of windows that have passed cost memory only; an operation's is kept for an hour anyway.
+TIDY_INTERVAL_S = 600.0
 
 
 class ClockGuard:
@@ -113,3 +116,45 @@ class Sweeper:
         except errors.AccountNotLoadedError:
             await self._hydrate(address)
             return await self._ledger.expire(address, hold)
+
+
+class Tidier:
+    """Takes out of Redis what limits counted in windows that have passed. Nothing depends on it but memory."""
+
+    def __init__(
+        self,
+        book_ledger: redis_ledger.RedisLedger,
+        *,
+        limited: Callable[[], Awaitable[list[str]]],
+        owned: Callable[[], list[int]],
+    ) -> None:
+        """`limited` answers the addresses of accounts with limits."""
+        self._ledger = book_ledger
+        self._limited = limited
+        self._owned = owned
+        self.removed = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tidies until `stop` is set; faults are logged and tried again."""
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), TIDY_INTERVAL_S)
+            except TimeoutError:
+                try:
+                    await self.tidy(stop)
+                except (errors.MeterdError, *hydration.POSTGRES_ERRORS) as exc:
+                    log.info("tidier: %s", exc)
+
+    async def tidy(self, stop: asyncio.Event) -> None:
+        """One round over the accounts of owned partitions, a bounded script at a time."""
+        owned = frozenset(self._owned())
+        for address in await self._limited():
+            if ids.partition_of(address, self._ledger.partitions) not in owned:
+                continue
+            cursor = b""
+            while cursor != b"0" and not stop.is_set():
+                try:
+                    removed, cursor = await self._ledger.tidy_limits(address, cursor or b"0")
+                except errors.AccountNotLoadedError:
+                    break
+                self.removed += removed

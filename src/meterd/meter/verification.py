@@ -167,6 +167,7 @@ class Verification:
                 self._tally.accounts += len(durables)
                 if self._on_progress is not None:
                     self._on_progress(len(durables))
+            await self._tenant_sums(partition)
             if live:
                 if not seen:
                     strays = _by_address((await audit.snapshot(self._run, self._store, partition, [])).deadlines)
@@ -222,6 +223,12 @@ class Verification:
                 overdraft_limit_micros=row["overdraft_limit_micros"],
                 strict_expiry=row["strict_expiry"],
                 frozen=row["frozen"],
+                plan=ledger.PlanRule(
+                    until_ms=row["plan_until_ms"],
+                    unlimited=row["plan_unlimited"],
+                    actions_per_day=row["plan_actions_per_day"],
+                    blocked_wallets=row["plan_blocked_wallets"],
+                ),
                 debts=debts.get(row["account_no"], {}),
                 grants=grants.get(row["account_no"], {}),
             )
@@ -236,6 +243,23 @@ class Verification:
         for check in queries.CHECKS:
             rows = await queries.broken(self._connection, check, numbers, FINDINGS_MAX)
             self._tally.add([_offence(check, by_no[row["account_no"]], row) for row in rows])
+
+    async def _tenant_sums(self, partition: int) -> None:
+        """Postgres against itself: a tenant's daily sums are those of its accounts."""
+        rows = await queries.broken_tenant_sums(self._connection, partition, FINDINGS_MAX)
+        found = [
+            proof.Finding(
+                partition=partition,
+                tenant_id=row["tenant_id"],
+                account_id="",
+                subject=f"usage of {row['day']}, {row['item']}",
+                check=row["check_name"],
+                expected=str(row["expected"]),
+                actual=str(row["actual"]),
+            )
+            for row in rows
+        ]
+        self._tally.add(found)
 
     async def _hold_against_redis(self, durables: Sequence[proof.Durable], outbox: _Outbox) -> dict[str, uuid.UUID]:
         """Redis against Postgres and the outbox. Answers a hold of each address that the deadlines name."""
@@ -333,10 +357,12 @@ def _offence(check: str, durable: proof.Durable, row: Mapping[str, Any]) -> proo
             subject = f"grant {row['grant_id']}"
         case "broken_wallets":
             subject = f"wallet {row['wallet']}"
+        case "broken_sums":
+            subject = f"usage of {row['day']}"
         case "double_endings":
             return proof.finding(
                 durable, f"hold {row['txn']}", "ends once (C, R, E, or E then L)", "C, R, E or EL", row["kinds"]
             )
         case _:
             subject = "account"
-    return proof.finding(durable, subject, row["check_name"], row["expected"], row["actual"])
+    return proof.finding(durable, subject, row["check_name"], str(row["expected"]), str(row["actual"]))

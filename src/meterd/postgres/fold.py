@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 
 from meterd.core import errors, ledger
-from meterd.postgres import pool, sql
+from meterd.postgres import limits, pool, sql
 
 _SQL = sql.read("fold")
 
@@ -54,6 +54,7 @@ async def state(connection: Any, address: str) -> ledger.AccountState | None:
         raise errors.UnavailableError(
             "records of the account wait in outbox_dead; it cannot be loaded before they are dealt with"
         )
+    defined = await limits.within(connection, row["account_no"])
     grants: dict[str, list[ledger.GrantState]] = {name: [] for name, _ in row["wallets"]}
     for wallet, grant_id, available, category, priority, effective_ms, expires_ms, change_no, revoked in row["grants"]:
         grants[wallet].append(
@@ -88,6 +89,16 @@ async def state(connection: Any, address: str) -> ledger.AccountState | None:
             for name, debt_micros in row["wallets"]
         ],
         epoch=row["epoch"],
+        plan=ledger.PlanRule(
+            until_ms=row["plan_until_ms"],
+            unlimited=row["plan_unlimited"],
+            actions_per_day=row["plan_actions_per_day"],
+            blocked_wallets=row["plan_blocked_wallets"],
+        ),
+        actions=row["actions"],
+        actions_day=row["actions_day"],
+        limits=[definition.limit for definition in defined],
+        counters=await limits.counted(connection, row["account_no"], row["last_seq"], defined, row["now_ms"]),
     )
 
 
@@ -183,6 +194,13 @@ def _change(row: Any) -> ledger.Change:
                 grant_id=uuid.UUID(payload["grant_id"]),
                 wallet=payload["wallet"],
             )
+        case "B":
+            return ledger.ClawBackChange(
+                change_no=row["change_no"],
+                claw_back_id=row["change_id"],
+                wallet=payload["wallet"],
+                amount_micros=payload["amount_micros"],
+            )
         case _:
             return ledger.SettingsChange(
                 change_no=row["change_no"],
@@ -191,4 +209,7 @@ def _change(row: Any) -> ledger.Change:
                 overdraft_limit_micros=payload["overdraft_limit_micros"],
                 strict_expiry=payload["strict_expiry"],
                 frozen=payload["frozen"],
+                # Changes from before there were plans have none.
+                plan=ledger.PlanRule(**payload["plan"]) if "plan" in payload else ledger.NO_PLAN,
+                limits=limits.of_payload(payload["limits"]) if "limits" in payload else None,
             )

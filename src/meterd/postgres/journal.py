@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 
-from meterd.postgres import records, sql
+from meterd.postgres import events, limit_uses, records, sql, top_ups
 
 _SQL = sql.read("journal")
 
@@ -235,6 +235,9 @@ async def _apply(
         await failpoint("inserted")
         await _count(connection, columns, fold)
         await _mark(connection, columns, fold.owners)
+        await events.decide(connection, columns, fold.owners)
+        await limit_uses.decide(connection, columns, fold.owners)
+        await top_ups.decide(connection, columns, fold.owners)
         await failpoint("counted")
     return fold
 
@@ -366,7 +369,7 @@ def _fold(columns: records.Columns, accounts: dict[bytes, _Account], existing: d
 async def _insert(connection: Any, columns: records.Columns, owners: Sequence[_Account]) -> None:
     values = columns.values
     tenants, places = _tenants(owners)
-    status = await connection.execute(
+    inserted = await connection.fetchval(
         _SQL["insert_ledger"],
         _numbers([owner.no for owner in owners]),
         _numbers(places),
@@ -385,7 +388,7 @@ async def _insert(connection: Any, columns: records.Columns, owners: Sequence[_A
         "{" + ",".join(columns.digests) + "}",
         tenants,
     )
-    if _rows(status) != len(columns):
+    if inserted != len(columns):
         raise _DoubtError
 
 

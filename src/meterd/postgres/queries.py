@@ -17,7 +17,7 @@ _SQL = sql.read("queries")
 
 # Verification reads whole ledgers; it is bounded by its snapshot, not by a statement.
 VERIFY_STATEMENT_TIMEOUT_S = 3600.0
-CHECKS = ("broken_accounts", "broken_rows", "broken_grants", "broken_wallets", "double_endings")
+CHECKS = ("broken_accounts", "broken_rows", "broken_grants", "broken_wallets", "double_endings", "broken_sums")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +198,12 @@ async def broken(connection: Any, check: str, account_nos: Sequence[int], count_
     """Up to `count_max` offences that one of CHECKS finds among the accounts."""
     assert check in CHECKS
     return await connection.fetch(_SQL[check], account_nos, count_max, timeout=VERIFY_STATEMENT_TIMEOUT_S)
+
+
+async def broken_tenant_sums(connection: Any, partition: int, count_max: int) -> list[Mapping[str, Any]]:
+    """Up to `count_max` daily sums of tenants that are not those of the partition's accounts."""
+    statement = _SQL["broken_tenant_sums"]
+    return await connection.fetch(statement, partition, count_max, timeout=VERIFY_STATEMENT_TIMEOUT_S)
 
 
 async def dead(connection: Any, count_max: int) -> tuple[int, list[Mapping[str, Any]]]:

@@ -20,7 +20,7 @@ NAMES = (
 )
 EMPTY = b"-"
 _PLACE = {name: at for at, name in enumerate(NAMES)}
-KINDS = frozenset((b"C", b"L", b"R", b"E", b"H", b"G", b"V", b"X", b"S"))
+KINDS = frozenset((b"C", b"L", b"R", b"E", b"H", b"G", b"V", b"X", b"S", b"B"))
 # The columns that the counters need as numbers; Postgres reads the others itself.
 _COUNTED = (b"e", b"s", b"g", b"c", b"x", b"v", b"n", b"i")
 # Enough to tell records apart, and half the size of the whole.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import orjson
 
 from meterd.core import errors, pricing
-from meterd.pricing import bundled, document, overrides
+from meterd.pricing import bundled, document, overrides, yaml_file
 
 # Each book takes some MB; an older one than these is loaded again when a Commit asks for it.
 BOOKS_MAX = 8
+# Books of tenants share the tables of their base and take some KB each. These are kept besides those in force.
+TENANT_BOOKS_MAX = 1_000
 # A larger file of prices is a mistake.
 FILE_BYTES_MAX = 4 * 1024 * 1024
 
@@ -31,7 +33,7 @@ class Reload:
 
 
 def compiled(text: str = "", source: str = "prices") -> pricing.PriceBook:
-    """The bundled prices with the operator's YAML on top; overrides.PriceFileError names what is wrong and where."""
+    """The bundled prices with the operator's YAML on top; yaml_file.FileError names what is wrong and where."""
     parsed = overrides.parsed(text, source)
     return document.built({"format": document.FORMAT, "providers": bundled.load(bundled.PROVIDERS), **parsed})
 
@@ -42,17 +44,37 @@ def compiled_file(path: pathlib.Path | None) -> pricing.PriceBook:
 
 
 def dump(book: pricing.PriceBook) -> bytes:
-    """The whole book as JSON, from which any server can load it."""
+    """The book as JSON, from which any server can load it: a tenant's without its base, which is kept by itself."""
     return b'{"version":"' + book.version.encode() + b'","book":' + book.content + b"}"
 
 
 def load(data: bytes) -> pricing.PriceBook:
-    """The book in `data`. FailedPreconditionError if it is not one, or if its content is not what its version names."""
+    """The whole book in `data`. FailedPreconditionError if it is not one, or if its content is not what its version names."""
+    return _built(*_parsed(data), None)
+
+
+async def load_any(data: bytes, find_base: Callable[[str], Awaitable[pricing.PriceBook]]) -> pricing.PriceBook:
+    """As `load`, for a tenant's book too: `find_base` answers the book of a version on which it lies."""
+    version, content = _parsed(data)
+    base = await find_base(content["base"]) if content.get("base") else None
+    return _built(version, content, base)
+
+
+def _parsed(data: bytes) -> tuple[str, document.Document]:
     try:
         value = orjson.loads(data)
         version, content = value["version"], value["book"]
-        book = document.built(content)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as exc:
+    except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
+        raise errors.FailedPreconditionError(f"price book: cannot be read: {exc}") from exc
+    if not isinstance(version, str) or not isinstance(content, dict):
+        raise errors.FailedPreconditionError("price book: cannot be read: it has no version or no content")
+    return version, content
+
+
+def _built(version: str, content: document.Document, base: pricing.PriceBook | None) -> pricing.PriceBook:
+    try:
+        book = document.built(content) if base is None else document.layered(content, base)
+    except (KeyError, TypeError, AttributeError) as exc:
         raise errors.FailedPreconditionError(f"price book: cannot be read: {exc}") from exc
     if book.version != version:
         raise errors.FailedPreconditionError(f"price book: {version} has the content of {book.version}")
@@ -63,26 +85,34 @@ def _read(path: pathlib.Path) -> str:
     try:
         data = path.read_bytes()
         if len(data) > FILE_BYTES_MAX:
-            raise overrides.PriceFileError(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")
+            raise yaml_file.FileError(str(path), 0, "", f"larger than {FILE_BYTES_MAX} bytes")
         return data.decode()
     except OSError as exc:
-        raise overrides.PriceFileError(str(path), 0, "", f"cannot be read: {exc.strerror}") from exc
+        raise yaml_file.FileError(str(path), 0, "", f"cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise overrides.PriceFileError(str(path), 0, "", f"not UTF-8: byte {exc.start}") from exc
+        raise yaml_file.FileError(str(path), 0, "", f"not UTF-8: byte {exc.start}") from exc
 
 
 class Books:
-    """The book in force and the latest others. A book must be kept durably before it is put in force: see `look` and `use`."""
+    """The book in force, those of tenants that lie on it, and the latest others.
+
+    A book must be kept durably before it is put in force: see `look` and `use`.
+    """
 
     def __init__(
         self, current: pricing.PriceBook, *, path: pathlib.Path | None = None, fetch: Fetch | None = None
     ) -> None:
         self.current = current
+        self._tenants: dict[str, pricing.PriceBook] = {}
         self._books: collections.OrderedDict[str, pricing.PriceBook] = collections.OrderedDict()
         self._path = path
         self._fetch = fetch
         self._seen = _stamp(path)
         self.use(current)
+
+    def of(self, tenant_id: str) -> pricing.PriceBook:
+        """The book in force for a tenant: its own, or the one of all."""
+        return self._tenants.get(tenant_id, self.current)
 
     def find(self, version: str) -> pricing.PriceBook | None:
         """The book of that version, if it is in memory."""
@@ -96,16 +126,26 @@ class Books:
         data = await self._fetch(version) if self._fetch is not None else None
         if data is None:
             raise errors.FailedPreconditionError(f"price_version: no price book {version}")
-        book = load(data)
+        book = await load_any(data, self.fetch)
         if book.version != version:
             raise errors.FailedPreconditionError(f"price_version: asked for {version}, the store has {book.version}")
-        self._remember(book)
+        self._remember((book,))
         return book
 
-    def use(self, book: pricing.PriceBook) -> None:
-        """Puts a book in force. Open holds keep theirs."""
+    def use(self, book: pricing.PriceBook, tenants: Mapping[str, pricing.PriceBook] | None = None) -> None:
+        """Puts a book in force, and with it those of tenants, which lie on it. Open holds keep theirs."""
         self.current = book
-        self._remember(book)
+        self._tenants = dict(tenants or {})
+        self._remember((book, *self._tenants.values()))
+
+    def use_for(self, tenant_id: str, book: pricing.PriceBook) -> None:
+        """Puts a book in force for one tenant. Open holds keep theirs."""
+        assert self.current.version in (book.version, book.base)
+        if book is self.current:
+            self._tenants.pop(tenant_id, None)
+            return
+        self._tenants[tenant_id] = book
+        self._remember((book,))
 
     def look(self) -> Reload:
         """What the price file says now, without putting it in force; unchanged if the file was not touched since the last look.
@@ -117,7 +157,7 @@ class Books:
             return Reload(book=self.current, changed=False)
         try:
             book = compiled_file(self._path)
-        except overrides.PriceFileError as exc:
+        except yaml_file.FileError as exc:
             self._seen = stamp
             return Reload(book=self.current, changed=False, error=str(exc))
         self._seen = stamp
@@ -130,17 +170,23 @@ class Books:
             self.use(found.book)
         return found
 
-    def _remember(self, book: pricing.PriceBook) -> None:
-        self._books[book.version] = book
-        self._books.move_to_end(book.version)
-        for version in [version for version in self._books if version != self.current.version]:
-            if len(self._books) <= BOOKS_MAX:
-                return
+    def _remember(self, books: Iterable[pricing.PriceBook]) -> None:
+        for book in books:
+            self._books[book.version] = book
+            self._books.move_to_end(book.version)
+        in_force = {self.current.version, *(book.version for book in self._tenants.values())}
+        bases = [version for version, book in self._books.items() if not book.base and version not in in_force]
+        gone = set(bases[: max(0, len(bases) + 1 - BOOKS_MAX)])
+        others = [book for version, book in self._books.items() if book.base and version not in in_force]
+        # A book that stayed would hold on to its base's tables.
+        gone |= {book.version for book in others if book.base in gone or book.base not in self._books}
+        gone |= {book.version for book in others[: max(0, len(others) - TENANT_BOOKS_MAX)]}
+        for version in gone:
             del self._books[version]
 
 
 def opened(path: pathlib.Path | None, *, fetch: Fetch | None = None) -> Books:
-    """The books of a server that starts with this price file. PriceFileError if it has errors."""
+    """The books of a server that starts with this price file. yaml_file.FileError if it has errors."""
     return Books(compiled_file(path), path=path, fetch=fetch)
 
 

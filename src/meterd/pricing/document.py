@@ -5,13 +5,14 @@ Everything that affects a price is in it, and nothing else, so that the hash of 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
-from meterd.core import catalogue, errors, pricing, ratecards
+from meterd.core import catalog, catalogue, errors, pricing, ratecards
 
 # Raised when the same content would be priced in another way.
 FORMAT = 1
@@ -52,6 +53,64 @@ def built(document: Document) -> pricing.PriceBook:
         rates={key: tuple(_rate(value) for value in values) for key, values in document["rates"].items()},
         overrides=_overrides(document["models"]),
         providers=providers(document["providers"]),
+    )
+
+
+def layer(sold: catalog.Catalog, base: pricing.PriceBook) -> Document | None:
+    """What a tenant's catalog changes of `base`, for `layered`; None if that is nothing."""
+    margins = sold.margins
+    if not (sold.credit_value_femtos or margins or sold.features or sold.rates):
+        return None
+    return {
+        "format": FORMAT,
+        "base": base.version,
+        # As in a whole book: the value that counts.
+        "credit_value_femtos": sold.credit_value_femtos or base.credit_value_femtos,
+        "margins": dataclasses.asdict(margins) if margins is not None else None,
+        "features": {
+            item.feature_id: [
+                {
+                    "price_micros": item.amount_micros,
+                    "wallet": item.wallet,
+                    "category": item.category,
+                    "active": item.active,
+                }
+            ]
+            for item in sold.features
+        },
+        "rates": {
+            item.rate_id: [
+                {
+                    "price_scaled": item.unit_price_scaled,
+                    "unit": item.unit,
+                    "category": "",
+                    "fractional": item.fractional,
+                    "wallet": item.wallet,
+                    "active": item.active,
+                }
+            ]
+            for item in sold.rates
+        },
+    }
+
+
+def layered(document: Mapping[str, Any], base: pricing.PriceBook) -> pricing.PriceBook:
+    """The book of a layer on its base, whose tables of models it shares."""
+    assert document["base"] == base.version
+    content = canonical(document)
+    margins = document["margins"]
+    features = {key: tuple(_feature(value) for value in values) for key, values in document["features"].items()}
+    rates = {key: tuple(_rate(value) for value in values) for key, values in document["rates"].items()}
+    return dataclasses.replace(
+        base,
+        version=version_of(content),
+        content=content,
+        base=base.version,
+        credit_value_femtos=document["credit_value_femtos"],
+        margins=pricing.Margins(**margins) if margins is not None else base.margins,
+        features={**base.features, **features},
+        rates={**base.rates, **rates},
+        resolved={},
     )
 
 
@@ -153,4 +212,6 @@ def _rate(value: Document) -> pricing.Rate:
         unit=value["unit"],
         category=value["category"],
         fractional=value["fractional"],
+        wallet=value.get("wallet", ""),
+        active=value.get("active", True),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from meterd.core import ids, ledger
 from meterd.redis import keys
@@ -29,27 +28,3 @@ def born_ms_of(sentinel: bytes | None) -> int:
     if epoch_of(sentinel) <= 1 or sentinel is None:
         return 0
     return int(sentinel[sentinel.index(b":") + 1 :][: keys.BORN_CHARS], 16)
-
-
-def wallet_state(wallet: list[Any]) -> ledger.WalletState:
-    """A wallet as the script `account` tells it."""
-    name, debt, held, grants = wallet
-    return ledger.WalletState(
-        wallet=name.decode(),
-        debt_micros=debt,
-        held_micros=held,
-        grants=[
-            ledger.GrantState(
-                grant_id=ids.parsed_uuid(grant[0].decode()),
-                available_micros=grant[1],
-                held_micros=grant[2],
-                expires_ms=grant[3],
-                effective_ms=grant[4],
-                priority=grant[5],
-                category=grant[6],
-                created_no=grant[7],
-                revoked=grant[8] == 1,
-            )
-            for grant in grants
-        ],
-    )

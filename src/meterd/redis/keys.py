@@ -56,6 +56,7 @@ class Places:
     account: str
     outbox: str
     deadlines: str
+    counters: str
     hold_prefix: str
     address_bytes: bytes
 
@@ -79,9 +80,15 @@ def _places(partition: int, address: str) -> Places:
         account=account(partition, address),
         outbox=outbox(partition),
         deadlines=deadlines(partition),
+        counters=counters(partition, address),
         hold_prefix=f"{tag(partition)}:h:",
         address_bytes=address.encode(),
     )
+
+
+def counters(partition: int, address: str) -> str:
+    """The key of what the account's limits have counted."""
+    return f"{{m:{partition:02d}}}:k:{address}"
 
 
 def hold(partition: int, address: str, hold_id: uuid.UUID) -> str:

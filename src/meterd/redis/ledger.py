@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from meterd.core import errors, ids, ledger
-from meterd.redis import decoding, keys, runner, scripts
+from meterd.core import limits as core_limits
+from meterd.redis import decoding, keys, limits, packing, runner, scripts
 
 # The outbox keeps what Postgres has not got yet and a retention window; beyond this Reserve and Charge are refused.
 OUTBOX_LENGTH_MAX = 2_000_000
@@ -36,6 +37,8 @@ _STATES = {
 _DIGITS = tuple(map(str, range(10)))
 # What the scripts have in the place of a hold's state for a charge, which is no hold.
 _CHARGE = 6
+# The overage policy of a hold that an unlimited plan paid for.
+_FREE = str(int(ledger.Overage.FREE))
 
 
 class RedisLedger:
@@ -237,17 +240,15 @@ class RedisLedger:
             case ledger.RevokeChange():
                 verb, wallet = "revoke", change.wallet
                 args = (number, change.revocation_id.hex, wallet, change.grant_id.hex, address)
+            case ledger.ClawBackChange():
+                verb, wallet = "clawback", change.wallet
+                args = (number, change.claw_back_id.hex, wallet, str(change.amount_micros), address)
             case ledger.SettingsChange():
-                verb, names = "settings", names[:2]
+                verb, names = "settings", (*names[:2], keys.counters(partition, address))
                 flags = (str(int(change.strict_expiry)), str(int(change.frozen)))
-                args = (
-                    number,
-                    change.change_id.hex,
-                    str(int(change.overage)),
-                    str(change.overdraft_limit_micros),
-                    *flags,
-                    address,
-                )
+                overage = str(int(change.overage))
+                head = (number, change.change_id.hex, overage, str(change.overdraft_limit_micros))
+                args = (*head, *flags, address, *packing.plan_args(change.plan), packing.limits_arg(change.limits))
         reply = await self._call(verb, partition, names, args)
         if reply[0] not in (b"APPLIED", b"ALREADY"):
             self._raise(reply, partition)
@@ -263,43 +264,38 @@ class RedisLedger:
     async def load(self, state: ledger.AccountState) -> bool:
         """Puts the folded account into Redis; False if it was there already."""
         partition = ids.partition_of(state.address, self.partitions)
-        args: list[bytes | str] = [
-            state.tenant_id,
-            state.account_id,
-            str(state.seq),
-            state.last_txn,
-            str(state.change_no),
-        ]
-        args += [
-            str(state.granted_micros),
-            str(state.spent_micros),
-            str(state.expired_micros),
-            str(state.revoked_micros),
-        ]
-        args += [
-            str(int(state.overage)),
-            str(state.overdraft_limit_micros),
-            str(int(state.strict_expiry)),
-            str(int(state.frozen)),
-        ]
-        wallets = state.wallets or [ledger.WalletState(wallet="default", debt_micros=0, grants=())]
-        args += [state.address, str(len(wallets))]
-        for wallet in wallets:
-            args += [wallet.wallet, str(wallet.debt_micros), str(len(wallet.grants))]
-            for grant in sorted(wallet.grants, key=ledger.burn_key):
-                args += [
-                    grant.grant_id.hex,
-                    str(grant.available_micros),
-                    str(grant.expires_ms),
-                    str(grant.effective_ms),
-                ]
-                args += [str(grant.priority), str(grant.category), str(grant.created_no), str(int(grant.revoked))]
-        names = (keys.account(partition, state.address), keys.grant_expiries(partition))
-        reply = await self._call("load", partition, names, tuple(args))
+        address = state.address
+        names = (
+            keys.account(partition, address),
+            keys.grant_expiries(partition),
+            keys.counters(partition, address),
+        )
+        reply = await self._call("load", partition, names, packing.load_args(state))
         if reply[0] == b"ALREADY":
             return False
         self._raise_unless(reply, b"LOADED", partition)
         return True
+
+    async def limit_uses(self, address: str) -> Sequence[core_limits.Use]:
+        """What the account's limits have counted, by limit and value. Scans its counters; not for the hot path."""
+        partition = ids.partition_of(address, self.partitions)
+        names = (keys.account(partition, address), keys.counters(partition, address))
+        found, cursor = dict[str, core_limits.Use](), b"0"
+        while True:
+            reply = await self._call("uses", partition, names, (cursor, str(_SCAN_COUNT)))
+            self._raise_unless(reply, b"USES", partition)
+            found |= {use.field: use for use in limits.uses(reply[2], reply[4], now_ms=reply[1])}
+            cursor = reply[3]
+            if cursor == b"0":
+                return sorted(found.values(), key=core_limits.use_key)
+
+    async def tidy_limits(self, address: str, cursor: bytes = b"0") -> tuple[int, bytes]:
+        """Removes some counters that count no more; answers how many, and where to go on (b"0": at the end)."""
+        partition = ids.partition_of(address, self.partitions)
+        names = (keys.account(partition, address), keys.counters(partition, address))
+        reply = await self._call("tidy", partition, names, (cursor, str(_SCAN_COUNT)))
+        self._raise_unless(reply, b"TIDIED", partition)
+        return reply[1], reply[2]
 
     async def account(self, address: str) -> ledger.AccountState | None:
         """The account as Redis has it, None if it is not loaded."""
@@ -340,7 +336,7 @@ class RedisLedger:
 
     def _hold_keys(self, address: str, hold: uuid.UUID) -> tuple[int, tuple[str, ...]]:
         place = keys.places(address, self.partitions)
-        return place.partition, (place.account, place.outbox, place.deadlines, place.hold(hold))
+        return place.partition, (place.account, place.outbox, place.deadlines, place.hold(hold), place.counters)
 
     def _evalsha(
         self, verb: str, place: keys.Places, hold: uuid.UUID, args: tuple[bytes | str, ...]
@@ -349,7 +345,7 @@ class RedisLedger:
         sentinel = self.sentinels[place.partition]
         if sentinel is None:
             raise self._fenced(place.partition)
-        names = (place.sentinel, place.account, place.outbox, place.deadlines, place.hold(hold))
+        names = (place.sentinel, place.account, place.outbox, place.deadlines, place.hold(hold), place.counters)
         return self._run.evalsha(self.scripts[verb], names, (sentinel, *args))
 
     async def _call(
@@ -418,7 +414,7 @@ class RedisLedger:
         return ledger.Balance(wallet=wallet, available_micros=available, held_micros=held, seq=seq, epoch=epoch)
 
     def _reserved(self, reply: runner.Reply, command: ledger.Reserve, partition: int) -> ledger.Held:
-        _, amount, created_ms, available, held, seq, slices = reply
+        _, amount, created_ms, available, held, seq, slices, is_unlimited = reply
         return ledger.Held(
             hold=command.hold,
             address=command.address,
@@ -431,10 +427,11 @@ class RedisLedger:
             terms=command.terms,
             replayed=False,
             balance=self._balance(command.wallet, available, held, seq, partition),
+            unlimited=is_unlimited == 1,
         )
 
     def _held(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
-        wallet, amount, created, expires, reported, available, held, seq, slices = reply[2].decode().split(" ")
+        wallet, amount, created, expires, reported, available, held, seq, slices, overage = reply[2].decode().split(" ")
         return ledger.Held(
             hold=hold,
             address=address,
@@ -448,6 +445,7 @@ class RedisLedger:
             replayed=reply[1] == 1,
             balance=self._balance(wallet, int(available), int(held), int(seq), partition),
             reported_micros=int(reported),
+            unlimited=overage == _FREE,
         )
 
     def _open_hold(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
@@ -492,12 +490,25 @@ class RedisLedger:
         )
 
     def _denied(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied:
+        code, balance = ledger.DenialCode(reply[1]), self._balance(wallet, reply[2], reply[5], reply[6], partition)
+        if code == ledger.DenialCode.LIMIT_EXCEEDED:
+            return ledger.Denied(
+                code=code,
+                available_micros=reply[2],
+                required_micros=reply[3],
+                limit=0,
+                balance=balance,
+                exceeded=limits.exceeded(reply[7]),
+                also=ledger.DenialCode(reply[4]) if reply[4] else None,
+            )
         return ledger.Denied(
-            code=ledger.DenialCode(reply[1]),
+            code=code,
             available_micros=reply[2],
             required_micros=reply[3],
             limit=reply[4],
-            balance=self._balance(wallet, reply[2], reply[5], reply[6], partition),
+            balance=balance,
+            used=reply[7] if len(reply) > 7 else 0,
+            resets_ms=reply[8] if len(reply) > 7 else 0,
         )
 
     def _undecided_reserve(self, reply: runner.Reply, wallet: str, partition: int) -> ledger.Denied | ledger.AskDurable:
@@ -511,7 +522,7 @@ class RedisLedger:
         """What the script `account` answered, as a value."""
         sentinel = self.sentinels[ids.partition_of(address, self.partitions)]
         tenant, account, txn, seq, change, granted, _worth, held, spent, expired, revoked, holds, *settings = reply[2]
-        policy, overdraft, strict, frozen = settings
+        policy, overdraft, strict, frozen, until_ms, unlimited, per_day, day, actions = settings
         return ledger.AccountState(
             tenant_id=tenant.decode(),
             account_id=account.decode(),
@@ -527,10 +538,19 @@ class RedisLedger:
             overdraft_limit_micros=overdraft,
             strict_expiry=strict == 1,
             frozen=frozen == 1,
-            wallets=[decoding.wallet_state(wallet) for wallet in sorted(reply[3])],
+            wallets=[packing.wallet_state(wallet) for wallet in sorted(reply[3])],
             held_micros=held,
             epoch=decoding.epoch_of(sentinel),
             holds_open=holds,
+            plan=ledger.PlanRule(
+                until_ms=until_ms,
+                unlimited=unlimited == 1,
+                actions_per_day=per_day,
+                blocked_wallets=reply[4].decode().split(),
+            ),
+            actions=actions,
+            actions_day=day,
+            limits=limits.defined(reply[5]),
         )
 
 

@@ -18,6 +18,7 @@ class Script:
 NAMES = (
     "account",
     "charge",
+    "clawback",
     "commit",
     "deadline",
     "expire",
@@ -31,7 +32,13 @@ NAMES = (
     "reserve",
     "revoke",
     "settings",
+    "tidy",
+    "uses",
 )
+
+
+# What verbs share, in this order.
+SHARED = ("prelude", "limits")
 
 
 def _without_comments(text: str) -> str:
@@ -67,7 +74,7 @@ def read(name: str) -> Script:
     folder = importlib.resources.files("meterd.redis").joinpath("lua")
     first, _, body = folder.joinpath(f"{name}.lua").read_text().partition("\n")
     body = _without_comments(body)
-    prelude = folder.joinpath("prelude.lua").read_text()
+    prelude = "\n".join(folder.joinpath(f"{shared}.lua").read_text() for shared in SHARED)
     text = _inlined(f"{first}\n{_needed(prelude, body)}\n{body}\n")
     return Script(name=name, text=text, sha=hashlib.sha1(text.encode()).hexdigest().encode())
 

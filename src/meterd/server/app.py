@@ -15,9 +15,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from meterd.core import errors
-from meterd.meter import accounts, durable, metering, prompts
-from meterd.postgres import catalog, keys
-from meterd.server import auth, credentials, engine, handler, methods, options, probes, stream
+from meterd.meter import accounts, events, offers, reports, top_ups
+from meterd.postgres import keys
+from meterd.server import auth, credentials, engine, handler, methods, options, probes, stream, watch
 from meterd.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ TICK_S = 0.1
 # No call for so long, and what is still open is a client that watches the health: it would do so for ever.
 QUIET_TICKS = 5
 # gRPC's health service tells these apart for clients that watch one of them.
-SERVICES = ("", methods.METERING, methods.ACCOUNTS)
+SERVICES = ("", methods.METERING, methods.ACCOUNTS, methods.CATALOG, methods.EVENTS, methods.REPORTS)
 
 
 class App:
@@ -45,6 +45,7 @@ class App:
             collector(registry=self._registry)
         prometheus_client.GCCollector(registry=self._registry)
         self._probes = probes.Probes(self._registry, lambda: self._unready)
+        self.watches: watch.Watches | None = None
 
     def stop(self) -> None:
         """Begins an orderly stop; a repeat changes nothing."""
@@ -123,26 +124,27 @@ class App:
 
     async def _serve(self, made: engine.Engine, on_serving: Callable[[str], None] | None) -> None:
         server = grpc.aio.server(options=options.server_options())
-        streams = self._add_services(server, made)
+        streams, watches = self._add_services(server, made)
         address = self._listen(server)
         await server.start()
         _log.info("listening on %s", address)
         if on_serving is not None:
             on_serving(address)
         await self._stop.wait()
-        await self._shut(server, streams)
+        await self._shut(server, streams, watches)
 
-    async def _shut(self, server: grpc.aio.Server, streams: stream.Streams) -> None:
+    async def _shut(self, server: grpc.aio.Server, streams: stream.Streams, watches: watch.Watches) -> None:
         """No call fails that was taken; new ones are refused only once clients have had time to hear of it."""
         _log.info("stopping: telling clients for %s ms", self._settings.lame_duck_ms)
         self._unready = "stopping"
         await self._tell(False)
         await asyncio.sleep(self._settings.lame_duck_ms / 1000)
         streams.draining.set()
+        watches.drain()
         stopping = asyncio.create_task(server.stop(self._settings.drain_ms / 1000))
         quiet_ticks = 0
         while quiet_ticks < QUIET_TICKS and not (await asyncio.wait((stopping,), timeout=TICK_S))[0]:
-            quiet_ticks = 0 if streams.gate.count or streams.open_count else quiet_ticks + 1
+            quiet_ticks = 0 if streams.gate.count or streams.open_count or watches.open_count else quiet_ticks + 1
         await server.stop(None)
         await stopping
         _log.info("stopped")
@@ -163,7 +165,7 @@ class App:
         host, colon, _ = settings.listen.rpartition(":")
         return settings.listen if settings.listen.startswith("unix") else f"{host}{colon}{port}"
 
-    def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> stream.Streams:
+    def _add_services(self, server: grpc.aio.Server, made: engine.Engine) -> tuple[stream.Streams, watch.Watches]:
         table = self._methods(made)
         authenticator = auth.Authenticator(
             keys.Keys(made.connections).find,
@@ -175,6 +177,15 @@ class App:
         counts = {path: made.metrics.calls(path[1:]) for path in table}
         streams = stream.Streams(table, authenticator=authenticator, gate=gate, counts=counts)
         made.metrics.gauge("meterd_in_flight", "Calls in work.", lambda: gate.count)
+        watches = watch.Watches(
+            run=made.runner,
+            partitions=made.installation.partitions,
+            balance=table[methods.BALANCE].call,
+            authenticator=authenticator,
+        )
+        self.watches = watches
+        made.watch("watch", watches.run, self._stop)
+        made.metrics.gauge("meterd_watches", "Streams that watch a balance.", lambda: watches.open_count)
         made.metrics.gauge("meterd_streams", "Open streams.", lambda: streams.open_count)
         made.metrics.gauge(
             "meterd_keys_stale", "1 while revocations do not act.", lambda: float(authenticator.is_stale)
@@ -182,36 +193,45 @@ class App:
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]] = {
             methods.METERING: {},
             methods.ACCOUNTS: {},
+            methods.CATALOG: {},
+            methods.EVENTS: {},
+            methods.REPORTS: {},
         }
         for path, method in table.items():
             handle = handler.unary(method, authenticator=authenticator, gate=gate, counts=counts[path])
             handlers[path.split("/")[1]][method.name] = grpc.unary_unary_rpc_method_handler(handle)
         handlers[methods.METERING]["Stream"] = grpc.stream_stream_rpc_method_handler(streams.handle)
+        handlers[methods.ACCOUNTS]["Watch"] = grpc.unary_stream_rpc_method_handler(watches.handle)
         for service, by_name in handlers.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, by_name),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._settings.reflection:
             reflection.enable_server_reflection((*SERVICES[1:], health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        return streams
+        return streams, watches
 
     def _methods(self, made: engine.Engine) -> dict[str, methods.Method]:
-        meter = metering.Metering(
-            made.ledger,
-            made.books,
-            hydration=made.hydrator,
-            durable=durable.Settlements(made.connections, tombstone_ttl_ms=self._settings.tombstone_ttl_ms),
-            count_tokens=prompts.PromptCounter().count,
-            clock_ms=engine.now_ms,
-            tombstone_ttl_ms=self._settings.tombstone_ttl_ms,
-        )
+        topped = top_ups.TopUps(connections=made.connections, catalogs_=made.catalogs, clock_ms=engine.now_ms)
         book = accounts.Accounts(
             connections=made.connections,
             store=made.ledger,
             run=made.runner,
-            catalog_=catalog.Catalog(made.connections, partitions=made.installation.partitions),
+            catalog_=made.catalog,
             projector_=made.projector,
             hydrator=made.hydrator,
             books=made.books,
+            plans_=made.subscriptions,
+            movements_=made.movements,
+            limits_=made.limits,
+            top_ups_=topped,
+            reach_=made.reach,
+        )
+        sums = reports.Reports(connections=made.connections, books=made.books, clock_ms=engine.now_ms)
+        told = events.Events(
+            connections=made.connections,
+            allow_private=self._settings.webhooks_allow_private,
             clock_ms=engine.now_ms,
         )
-        return methods.unary(meter, book)
+        sold = offers.Offers(connections=made.connections, catalogs_=made.catalogs, books=made.books)
+        return methods.unary(
+            made.metering, book, sold, sums, told, made.subscriptions, made.movements, made.limits, topped
+        )

@@ -59,6 +59,7 @@ class Role(enum.StrEnum):
 _ALL = frozenset(role.value for role in Role)
 _METER = frozenset({Role.METER.value, Role.ADMIN.value})
 _ADMIN = frozenset({Role.ADMIN.value})
+_READ = frozenset({Role.READ.value, Role.ADMIN.value})
 
 # The roles that each method admits. A method that is missing here admits nobody: `roles_of` fails and the server does not start.
 ROLES: Mapping[str, frozenset[str]] = {
@@ -75,9 +76,36 @@ ROLES: Mapping[str, frozenset[str]] = {
     "/meterd.v1.Accounts/Grant": _ADMIN,
     "/meterd.v1.Accounts/RevokeGrant": _ADMIN,
     "/meterd.v1.Accounts/GetBalance": _ALL,
+    "/meterd.v1.Accounts/Watch": _ALL,
     "/meterd.v1.Accounts/ListHolds": _ALL,
     "/meterd.v1.Accounts/ListTransactions": _ALL,
     "/meterd.v1.Accounts/ExplainSettlement": _ALL,
+    "/meterd.v1.Accounts/UpdateAccount": _ADMIN,
+    "/meterd.v1.Accounts/Subscribe": _ADMIN,
+    "/meterd.v1.Accounts/UpdateSubscription": _ADMIN,
+    "/meterd.v1.Accounts/CancelSubscription": _ADMIN,
+    "/meterd.v1.Accounts/GetSubscription": _ALL,
+    "/meterd.v1.Accounts/Transfer": _ADMIN,
+    "/meterd.v1.Accounts/ClawBack": _ADMIN,
+    "/meterd.v1.Accounts/ClaimReward": _METER,
+    "/meterd.v1.Accounts/SetTopUp": _ADMIN,
+    "/meterd.v1.Accounts/DeleteTopUp": _ADMIN,
+    "/meterd.v1.Accounts/SetLimit": _ADMIN,
+    "/meterd.v1.Accounts/DeleteLimit": _ADMIN,
+    "/meterd.v1.Accounts/ListLimits": _ALL,
+    "/meterd.v1.Catalog/GetCatalog": _ALL,
+    "/meterd.v1.Catalog/ApplyCatalog": _ADMIN,
+    "/meterd.v1.Events/CreateWebhook": _ADMIN,
+    "/meterd.v1.Events/ListWebhooks": _ALL,
+    "/meterd.v1.Events/DeleteWebhook": _ADMIN,
+    "/meterd.v1.Events/RotateWebhookSecret": _ADMIN,
+    "/meterd.v1.Events/ListEvents": _ALL,
+    "/meterd.v1.Events/ReplayEvents": _ADMIN,
+    "/meterd.v1.Events/SetLowBalance": _ADMIN,
+    "/meterd.v1.Reports/Usage": _READ,
+    "/meterd.v1.Reports/Revenue": _READ,
+    "/meterd.v1.Reports/Burn": _READ,
+    "/meterd.v1.Reports/TopAccounts": _READ,
 }
 
 

@@ -13,11 +13,29 @@ import asyncpg
 import orjson
 import redis.asyncio
 
-from meterd.core import errors, findings
-from meterd.meter import fence, flusher, hydration, projector, sweeper
+from meterd.core import errors, findings, pricing
+from meterd.meter import (
+    alerts,
+    catalogs,
+    durable,
+    fence,
+    flusher,
+    hydration,
+    limits,
+    metering,
+    movements,
+    projector,
+    prompts,
+    reach,
+    renewals,
+    subscriptions,
+    sweeper,
+    webhooks,
+)
 from meterd.postgres import catalog, migrate, partitions, pool
+from meterd.postgres import limits as definitions
 from meterd.postgres import settings_check as postgres_check
-from meterd.pricing import books, overrides
+from meterd.pricing import books, yaml_file
 from meterd.redis import ledger as redis_ledger
 from meterd.redis import runner
 from meterd.redis import settings_check as redis_check
@@ -60,9 +78,42 @@ class Engine:
         self.hydrator = hydration.Hydrator(connections=connections, store=self.ledger)
         self.projector = projector.Projector(connections=connections, store=self.ledger)
         self.books = _opened_books(settings, connections)
+        self.catalogs = catalogs.Catalogs(connections=connections, dsn=settings.postgres_dsn, books=self.books)
+        self.catalog = catalog.Catalog(connections, partitions=installed.partitions)
+        self.metering = metering.Metering(
+            self.ledger,
+            self.books,
+            hydration=self.hydrator,
+            durable=durable.Settlements(connections, tombstone_ttl_ms=settings.tombstone_ttl_ms),
+            count_tokens=prompts.PromptCounter().count,
+            clock_ms=now_ms,
+            tombstone_ttl_ms=settings.tombstone_ttl_ms,
+        )
+        self.reach = reach.Reach(projector_=self.projector, store=self.ledger, catalog_=self.catalog)
+        self.subscriptions = subscriptions.Subscriptions(
+            connections=connections, catalogs_=self.catalogs, reach_=self.reach, clock_ms=now_ms
+        )
+        self.movements = movements.Movements(
+            connections=connections,
+            catalog_=self.catalog,
+            catalogs_=self.catalogs,
+            projector_=self.projector,
+            reach_=self.reach,
+            charge=self.metering.settle_charge,
+            clock_ms=now_ms,
+        )
+        self.limits = limits.Limits(
+            definitions_=definitions.Limits(connections),
+            store=self.ledger,
+            hydrator=self.hydrator,
+            reach_=self.reach,
+            catalogs_=self.catalogs,
+        )
         self.metrics = metrics.Metrics()
         self.flusher: flusher.Flusher | None = None
         self.sweeper: sweeper.Sweeper | None = None
+        self.renewer: renewals.Renewer | None = None
+        self.deliverer: webhooks.Deliverer | None = None
         self.failed = False
         self._prices_stamp_wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -84,9 +135,10 @@ class Engine:
         """Connects and runs the tasks until `close`; `stop` is set if one of them fails."""
         await self.runner.start()
         # What is in force is in Postgres first, so that any server can price a Commit of a hold that this one reserved.
-        await self._keep(self.books.current)
-        self._run("fence", self._fence(), stop)
+        await self.catalogs.load()
+        self._run("fence", self.fence.run(self._stop), stop)
         self._run("prices", self._watch_prices(), stop)
+        self._run("catalogs", self.catalogs.run(self._stop), stop)
         if workers:
             self._start_workers(stop)
         self._register()
@@ -109,6 +161,25 @@ class Engine:
         self._run("flusher", flush.run(), stop)
         self._run("sweeper", sweep.run(self._stop), stop)
         self._run("projector", self.projector.run(), stop)
+        tidier = sweeper.Tidier(
+            self.ledger, limited=lambda: definitions.limited_accounts(self.connections), owned=flush.owned
+        )
+        self._run("tidier", tidier.run(self._stop), stop)
+        renewer = renewals.Renewer(
+            self.connections,
+            subscriptions_=self.subscriptions,
+            movements_=self.movements,
+            catalogs_=self.catalogs,
+            clock_ms=now_ms,
+        )
+        self.renewer = renewer
+        self._run("renewer", renewer.run(self._stop), stop)
+        follower = limits.Follower(self.connections, limits_=self.limits)
+        self._run("limits", follower.run(self._stop), stop)
+        deliverer = webhooks.Deliverer(self.connections, allow_private=settings.webhooks_allow_private, clock_ms=now_ms)
+        self.deliverer = deliverer
+        self._run("webhooks", deliverer.run(self._stop), stop)
+        self._run("alerts", alerts.Alerts(self.connections, clock_ms=now_ms).run(self._stop), stop)
 
     async def _fence(self) -> None:
         """Nothing is decided before the stores' settings are known to keep what they are told."""
@@ -172,23 +243,19 @@ class Engine:
             found = await asyncio.to_thread(self.books.look)
             if found.error:
                 _log.error("prices: %s; %s stays in force", found.error, self.books.current.version)
-            if found.changed and await self._try_keep(found.book):
-                self.books.use(found.book)
+            if found.changed and await self._try_use(found.book):
                 _log.info("prices: %s is in force", found.book.version)
 
-    async def _try_keep(self, book: Any) -> bool:
-        """Keeps on until Postgres has the book; False if the engine stops before."""
+    async def _try_use(self, book: pricing.PriceBook) -> bool:
+        """Keeps on until Postgres has the book, and it is in force; False if the engine stops before."""
         while not self._stop.is_set():
             try:
-                await self._keep(book)
+                await self.catalogs.use_base(book)
                 return True
             except hydration.POSTGRES_ERRORS as exc:
                 _log.warning("prices: Postgres does not take %s, trying again: %s", book.version, exc)
                 await asyncio.sleep(RETRY_S)
         return False
-
-    async def _keep(self, book: Any) -> None:
-        await catalog.add_price_book(self.connections, book.version, orjson.loads(books.dump(book)))
 
     def _register(self) -> None:
         show = self.metrics
@@ -196,10 +263,18 @@ class Engine:
         show.gauge("meterd_fenced_partitions", "Partitions that are fenced.", lambda: len(self.fence.reasons))
         show.gauge("meterd_redis_pending", "Redis calls that wait for an answer.", lambda: self.runner.pending)
         show.counter("meterd_redis_connections", "Connections made to Redis.", lambda: self.runner.connections)
+        show.gauge(
+            "meterd_catalogs_stale",
+            "1 while new catalogs are not heard of.",
+            lambda: float(not self.catalogs.is_listening),
+        )
         show.info("meterd_price_book", "The price book in force.", lambda: {"version": self.books.current.version})
-        flush, sweep = self.flusher, self.sweeper
-        if flush is None or sweep is None:
+        flush, sweep, deliver = self.flusher, self.sweeper, self.deliverer
+        if flush is None or sweep is None or deliver is None:
             return
+        show.counter("meterd_webhooks_delivered", "Events that a webhook has taken.", lambda: deliver.delivered)
+        show.counter("meterd_webhooks_failed", "Attempts to deliver that failed.", lambda: deliver.failed)
+        show.counter("meterd_webhooks_dead", "Deliveries given up.", lambda: deliver.dead)
         show.gauge(
             "meterd_outbox_lag_seconds", "Age of the oldest record not in Postgres.", lambda: flush.lag_ms() / 1000
         )
@@ -207,6 +282,10 @@ class Engine:
         show.counter("meterd_flushed_records", "Records written to Postgres.", lambda: flush.stats().flushed)
         show.counter("meterd_dead_records", "Records set aside as unreadable.", lambda: flush.stats().dead)
         show.counter("meterd_flush_errors", "Failed attempts to flush.", lambda: flush.stats().errors)
+        if (renew := self.renewer) is not None:
+            show.counter("meterd_renewals", "Subscriptions brought up to date.", lambda: renew.stats().renewed)
+            show.counter("meterd_gifts_healed", "Gifts made after their transfer's call.", lambda: renew.stats().gifts)
+            show.counter("meterd_renewals_failed", "Renewals and gifts to try again.", lambda: renew.stats().failed)
         show.counter("meterd_expired_holds", "Holds ended by the sweeper.", lambda: sweep.expired_holds)
         show.counter("meterd_expired_grants", "Grants forfeited by the sweeper.", lambda: sweep.expired_grants)
 
@@ -238,7 +317,7 @@ def _opened_books(settings: Settings, connections: asyncpg.Pool) -> books.Books:
 
     try:
         return books.opened(pathlib.Path(settings.prices_file) if settings.prices_file else None, fetch=fetch)
-    except overrides.PriceFileError as exc:
+    except yaml_file.FileError as exc:
         raise errors.ConfigError(f"METERD_PRICES_FILE: {exc}") from exc
 
 

@@ -8,13 +8,18 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from meterd.meter import accounts, metering
+from meterd.meter import accounts, events, limits, metering, movements, offers, reports, subscriptions, top_ups
 from meterd.server import auth
-from meterd_client.v1 import accounts_pb2, metering_pb2
+from meterd_client.v1 import accounts_pb2, catalog_pb2, events_pb2, metering_pb2, reports_pb2
 
 METERING = "meterd.v1.Metering"
 ACCOUNTS = "meterd.v1.Accounts"
+CATALOG = "meterd.v1.Catalog"
+REPORTS = "meterd.v1.Reports"
+EVENTS = "meterd.v1.Events"
 STREAM = f"/{METERING}/Stream"
+WATCH = f"/{ACCOUNTS}/Watch"
+BALANCE = f"/{ACCOUNTS}/GetBalance"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +42,17 @@ class Method:
         return "DENIED" if self.may_deny and reply.HasField("denial") else "OK"
 
 
-def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method]:
+def unary(
+    meter: metering.Metering,
+    book: accounts.Accounts,
+    sold: offers.Offers,
+    sums: reports.Reports,
+    told: events.Events,
+    plan: subscriptions.Subscriptions,
+    moves: movements.Movements,
+    bounds: limits.Limits,
+    topped: top_ups.TopUps,
+) -> dict[str, Method]:
     """All unary methods by path. LookupError if the protos have one that nothing here decides, or the other way round."""
     calls: dict[str, Callable[[str, Any], Awaitable[Message]]] = {
         f"/{METERING}/Reserve": meter.reserve,
@@ -55,6 +70,32 @@ def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method
         f"/{ACCOUNTS}/ListHolds": book.list_holds,
         f"/{ACCOUNTS}/ListTransactions": book.list_transactions,
         f"/{ACCOUNTS}/ExplainSettlement": book.explain_settlement,
+        f"/{ACCOUNTS}/UpdateAccount": book.update_account,
+        f"/{ACCOUNTS}/Subscribe": plan.subscribe,
+        f"/{ACCOUNTS}/UpdateSubscription": plan.update_subscription,
+        f"/{ACCOUNTS}/CancelSubscription": plan.cancel_subscription,
+        f"/{ACCOUNTS}/GetSubscription": plan.get_subscription,
+        f"/{ACCOUNTS}/Transfer": moves.transfer,
+        f"/{ACCOUNTS}/ClawBack": moves.claw_back,
+        f"/{ACCOUNTS}/ClaimReward": moves.claim_reward,
+        f"/{ACCOUNTS}/SetTopUp": topped.set_top_up,
+        f"/{ACCOUNTS}/DeleteTopUp": topped.delete_top_up,
+        f"/{ACCOUNTS}/SetLimit": bounds.set_limit,
+        f"/{ACCOUNTS}/DeleteLimit": bounds.delete_limit,
+        f"/{ACCOUNTS}/ListLimits": bounds.list_limits,
+        f"/{EVENTS}/CreateWebhook": told.create_webhook,
+        f"/{EVENTS}/ListWebhooks": told.list_webhooks,
+        f"/{EVENTS}/DeleteWebhook": told.delete_webhook,
+        f"/{EVENTS}/RotateWebhookSecret": told.rotate_webhook_secret,
+        f"/{EVENTS}/ListEvents": told.list_events,
+        f"/{EVENTS}/ReplayEvents": told.replay_events,
+        f"/{EVENTS}/SetLowBalance": told.set_low_balance,
+        f"/{CATALOG}/GetCatalog": sold.get_catalog,
+        f"/{CATALOG}/ApplyCatalog": sold.apply_catalog,
+        f"/{REPORTS}/Usage": sums.usage,
+        f"/{REPORTS}/Revenue": sums.revenue,
+        f"/{REPORTS}/Burn": sums.burn,
+        f"/{REPORTS}/TopAccounts": sums.top_accounts,
     }
     wanted = declared()
     if missing := wanted.keys() ^ calls.keys():
@@ -74,10 +115,10 @@ def unary(meter: metering.Metering, book: accounts.Accounts) -> dict[str, Method
 def declared() -> dict[str, tuple[Any, Any]]:
     """Module and descriptor of each unary method that the protos declare."""
     found: dict[str, tuple[Any, Any]] = {}
-    for module in (metering_pb2, accounts_pb2):
+    for module in (metering_pb2, accounts_pb2, catalog_pb2, events_pb2, reports_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"
-                if path != STREAM:
+                if path not in (STREAM, WATCH):
                     found[path] = (module, method)
     return found

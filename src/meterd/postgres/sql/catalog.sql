@@ -9,17 +9,30 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant_id, account_id) DO N
 
 -- name: account
 SELECT account_no, tenant_id, account_id, address, partition, overage_policy, overdraft_limit_micros, strict_expiry, frozen,
-    meterd_ms(created_at) AS created_ms, request_digest
+    meterd_ms(created_at) AS created_ms, request_digest,
+    coalesce(meterd_ms(plan_until), 0) AS plan_until_ms, plan_unlimited, plan_actions_per_day, plan_blocked_wallets
 FROM accounts WHERE tenant_id = $1 AND account_id = $2;
 
 -- name: account_at
 SELECT account_no, tenant_id, account_id, address, partition, overage_policy, overdraft_limit_micros, strict_expiry, frozen,
-    meterd_ms(created_at) AS created_ms, request_digest
+    meterd_ms(created_at) AS created_ms, request_digest,
+    coalesce(meterd_ms(plan_until), 0) AS plan_until_ms, plan_unlimited, plan_actions_per_day, plan_blocked_wallets
 FROM accounts WHERE address = $1;
 
 -- name: lock_account
 -- Numbers of changes are handed out under this lock, so they become visible in their order.
 SELECT account_no, address, promised_micros FROM accounts WHERE tenant_id = $1 AND account_id = $2 FOR NO KEY UPDATE;
+
+-- name: lock_accounts
+-- In the order of their numbers, as everybody who locks several does.
+SELECT account_id, account_no, address, promised_micros FROM accounts WHERE tenant_id = $1 AND account_id = ANY($2::text[])
+ORDER BY account_no FOR NO KEY UPDATE;
+
+-- name: change_no
+SELECT change_no FROM accounts WHERE address = $1;
+
+-- name: promised
+SELECT promised_micros FROM accounts WHERE account_no = $1;
 
 -- name: lock_account_no
 SELECT account_no, address, promised_micros FROM accounts WHERE account_no = $1 FOR NO KEY UPDATE;
@@ -68,7 +81,9 @@ FROM revocations AS r JOIN accounts AS a USING (account_no) WHERE r.tenant_id = 
 
 -- name: update_settings
 -- A repeat sets the same.
-UPDATE accounts SET overage_policy = $2, overdraft_limit_micros = $3, strict_expiry = $4, frozen = $5 WHERE account_no = $1;
+UPDATE accounts SET overage_policy = $2, overdraft_limit_micros = $3, strict_expiry = $4, frozen = $5,
+    plan_until = meterd_time(NULLIF($6::bigint, 0)), plan_unlimited = $7, plan_actions_per_day = $8, plan_blocked_wallets = $9
+WHERE account_no = $1;
 
 -- name: insert_price_book
 -- A version names its content, so a repeat is the same book.

@@ -4,9 +4,18 @@ SELECT pg_advisory_xact_lock(hashtextextended('meterd account ' || $1::text, 0))
 
 -- name: state
 -- One statement, so one snapshot: the flusher may commit meanwhile.
-SELECT a.account_no, a.tenant_id, a.account_id, a.address, a.last_seq, a.last_txn, a.applied_change_no, a.epoch,
+SELECT meterd_ms(now()) AS now_ms, a.account_no, a.tenant_id, a.account_id, a.address, a.last_seq, a.last_txn, a.applied_change_no, a.epoch,
     a.granted_micros, a.spent_micros, a.expired_micros, a.revoked_micros,
     a.overage_policy, a.overdraft_limit_micros, a.strict_expiry, a.frozen, a.parked,
+    coalesce(meterd_ms(a.plan_until), 0) AS plan_until_ms, a.plan_unlimited, a.plan_actions_per_day, a.plan_blocked_wallets,
+    extract(epoch FROM date_trunc('day', now()))::bigint / 86400 AS actions_day,
+    -- Transfers are no actions. Holds that are open are not in the ledger, and neither is when a hold was made but for its id's time.
+    CASE WHEN a.plan_actions_per_day = 0 THEN 0 ELSE
+        (SELECT count(*) FROM ledger AS l
+         WHERE l.account_no = a.account_no AND l.kind IN ('C', 'E', 'H') AND l.overage <> 6
+            AND l.txn_at >= date_trunc('day', now()) AND l.txn_at < date_trunc('day', now()) + interval '1 day'
+            -- The same in terms of the primary key, which has no place for txn_at before txn.
+            AND l.txn >= (lpad(to_hex(meterd_ms(date_trunc('day', now()))), 12, '0') || repeat('0', 20))::uuid) END AS actions,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(w.wallet, w.debt_micros) ORDER BY w.wallet), '[]')
      FROM wallets AS w WHERE w.account_no = a.account_no) AS wallets,
     (SELECT coalesce(jsonb_agg(jsonb_build_array(

@@ -8,44 +8,114 @@ SELECT address, account_no, tenant_id, partition, last_seq, last_txn, applied_ch
 FROM accounts WHERE address = ANY($1::text[]) ORDER BY account_no FOR NO KEY UPDATE;
 
 -- name: insert_ledger
--- A repeat finds the key (account, kind, transaction, its time) taken and writes nothing; the caller compares digests then.
+-- A repeat finds the key (account, kind, transaction, its time) taken and writes nothing; the caller compares digests then. The daily sums
+-- grow by the rows that were inserted, and only by those. Answers their number.
 -- Columns come as array literals, which are much cheaper to make from the stream's decimal digits than arrays of numbers.
-INSERT INTO ledger (
-    account_no, tenant_id, txn_at, kind, txn, prev_txn, epoch, seq, recorded_at, partition, entry_id, wallet,
-    held_before_micros, granted_micros, charged_micros, returned_micros, uncollected_micros, expired_micros, revoked_micros,
-    drawn, expired, revoked,
-    balance_after_micros, debt_after_micros, wallet_held_after_micros, held_after_micros, change_no, overage,
-    subject_user, subject_team, subject_key, operation_id, item, price_version, model, usage_state, cost_usd,
-    terms, detail, request_digest, digest)
-SELECT
-    account_no, ($33::text[])[tenant_place], meterd_time(txn_ms), kind, txn, CASE prev_txn WHEN '-' THEN '' ELSE prev_txn END, epoch, seq,
-    meterd_time(at_ms), partition, entry_id, CASE kind WHEN 'S' THEN '' ELSE wallet END,
-    held_before, granted, charged, returned, uncollected, expired_sum, revoked_sum,
-    CASE drawn WHEN '-' THEN '{}' ELSE string_to_array(drawn, ',') END,
-    CASE expired WHEN '-' THEN '{}' ELSE string_to_array(expired, ',') END,
-    CASE revoked WHEN '-' THEN '{}' ELSE string_to_array(revoked, ',') END,
-    balance_after, debt_after, wallet_held_after, held_after, change_no, overage,
-    terms ->> 'user', terms ->> 'team', terms ->> 'key', terms ->> 'op', terms ->> 'item', terms ->> 'pv',
-    coalesce(detail ->> 'model', terms ->> 'model'),
-    coalesce((detail ->> 'us')::smallint, 0), NULLIF(detail ->> 'cost', '')::numeric,
-    terms, detail, decode(CASE request_digest WHEN '-' THEN '' ELSE request_digest END, 'hex'), decode(digest, 'hex')
-FROM (
-    SELECT u.*, NULLIF(terms_text, '')::jsonb AS terms, NULLIF(detail_text, '')::jsonb AS detail
-    FROM unnest(
-        $1::text::bigint[], $2::text::integer[], $3::text::bigint[], $4::text::text[], $5::text::uuid[], $6::text::text[],
-        $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::integer[], $11::text::text[], $12::text::text[],
-        $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::text::bigint[], $17::text::bigint[], $18::text::bigint[],
-        $19::text::bigint[], $20::text::text[], $21::text::text[], $22::text::text[], $23::text::bigint[], $24::text::bigint[],
-        $25::text::bigint[], $26::text::bigint[], $27::text::bigint[], $28::text::smallint[], $29::text[], $30::text[],
-        $31::text::text[], $32::text::text[]
-    ) AS u (
-        account_no, tenant_place, txn_ms, kind, txn, prev_txn, epoch, seq, at_ms, partition, entry_id, wallet, held_before, granted, charged,
-        returned, uncollected, expired_sum, revoked_sum, drawn, expired, revoked, balance_after, debt_after, wallet_held_after,
-        held_after, change_no, overage, terms_text, detail_text, request_digest, digest)
-    -- Keeps the casts from being repeated for each value that is taken out.
-    OFFSET 0
-) AS r
-ON CONFLICT (account_no, kind, txn, txn_at) DO NOTHING;
+WITH inserted AS (
+    INSERT INTO ledger (
+        account_no, tenant_id, txn_at, kind, txn, prev_txn, epoch, seq, recorded_at, partition, entry_id, wallet,
+        held_before_micros, granted_micros, charged_micros, returned_micros, uncollected_micros, expired_micros, revoked_micros,
+        drawn, expired, revoked,
+        balance_after_micros, debt_after_micros, wallet_held_after_micros, held_after_micros, change_no, overage,
+        subject_user, subject_team, subject_key, operation_id, item, price_version, model, usage_state, cost_usd,
+        terms, detail, request_digest, digest)
+    SELECT
+        account_no, ($33::text[])[tenant_place], meterd_time(txn_ms), kind, txn, CASE prev_txn WHEN '-' THEN '' ELSE prev_txn END, epoch, seq,
+        meterd_time(at_ms), partition, entry_id, CASE kind WHEN 'S' THEN '' ELSE wallet END,
+        held_before, granted, charged, returned, uncollected, expired_sum, revoked_sum,
+        CASE drawn WHEN '-' THEN '{}' ELSE string_to_array(drawn, ',') END,
+        CASE expired WHEN '-' THEN '{}' ELSE string_to_array(expired, ',') END,
+        CASE revoked WHEN '-' THEN '{}' ELSE string_to_array(revoked, ',') END,
+        balance_after, debt_after, wallet_held_after, held_after, change_no, overage,
+        terms ->> 'user', terms ->> 'team', terms ->> 'key', terms ->> 'op', terms ->> 'item', terms ->> 'pv',
+        coalesce(detail ->> 'model', terms ->> 'model'),
+        coalesce((detail ->> 'us')::smallint, 0), NULLIF(detail ->> 'cost', '')::numeric,
+        terms, detail, decode(CASE request_digest WHEN '-' THEN '' ELSE request_digest END, 'hex'), decode(digest, 'hex')
+    FROM (
+        SELECT u.*, NULLIF(terms_text, '')::jsonb AS terms, NULLIF(detail_text, '')::jsonb AS detail
+        FROM unnest(
+            $1::text::bigint[], $2::text::integer[], $3::text::bigint[], $4::text::text[], $5::text::uuid[], $6::text::text[],
+            $7::text::bigint[], $8::text::bigint[], $9::text::bigint[], $10::text::integer[], $11::text::text[], $12::text::text[],
+            $13::text::bigint[], $14::text::bigint[], $15::text::bigint[], $16::text::bigint[], $17::text::bigint[], $18::text::bigint[],
+            $19::text::bigint[], $20::text::text[], $21::text::text[], $22::text::text[], $23::text::bigint[], $24::text::bigint[],
+            $25::text::bigint[], $26::text::bigint[], $27::text::bigint[], $28::text::smallint[], $29::text[], $30::text[],
+            $31::text::text[], $32::text::text[]
+        ) AS u (
+            account_no, tenant_place, txn_ms, kind, txn, prev_txn, epoch, seq, at_ms, partition, entry_id, wallet, held_before, granted, charged,
+            returned, uncollected, expired_sum, revoked_sum, drawn, expired, revoked, balance_after, debt_after, wallet_held_after,
+            held_after, change_no, overage, terms_text, detail_text, request_digest, digest)
+        -- Keeps the casts from being repeated for each value that is taken out.
+        OFFSET 0
+    ) AS r
+    ON CONFLICT (account_no, kind, txn, txn_at) DO NOTHING
+    RETURNING account_no, tenant_id, partition, (recorded_at AT TIME ZONE 'UTC')::date AS day, kind, txn, txn_at,
+        coalesce(item, '') AS item, coalesce(model, '') AS model, wallet, coalesce(subject_user, '') AS subject_user,
+        coalesce(subject_team, '') AS subject_team, coalesce(subject_key, '') AS subject_key, coalesce(price_version, '') AS price_version,
+        -- Overage 6 is a transfer, which is no usage.
+        (kind IN ('C', 'L') OR kind = 'H' AND overage <> 6 OR kind = 'E' AND (charged_micros > 0 OR uncollected_micros > 0 OR detail IS NOT NULL))::int AS actions,
+        charged_micros, uncollected_micros, coalesce((detail -> 'usage' ->> 'input_tokens')::numeric, 0) AS input_tokens,
+        coalesce((detail -> 'usage' ->> 'output_tokens')::numeric, 0) AS output_tokens, coalesce(cost_usd, 0) AS cost_usd
+),
+used AS (
+    SELECT account_no, tenant_id, partition, day, item, model, wallet, subject_user, subject_team, subject_key, price_version,
+        actions, charged_micros, uncollected_micros, input_tokens, output_tokens, cost_usd
+    FROM inserted WHERE actions = 1
+    UNION ALL
+    -- A late Commit tells the whole usage, of which its hold's expiry may have told a part.
+    SELECT l.account_no, l.tenant_id, l.partition, l.day, l.item, l.model, l.wallet, l.subject_user, l.subject_team, l.subject_key,
+        l.price_version, -e.actions, 0, -e.uncollected_micros, -e.input_tokens, -e.output_tokens, -e.cost_usd
+    FROM inserted AS l CROSS JOIN LATERAL (
+        SELECT actions, uncollected_micros, input_tokens, output_tokens, cost_usd
+        FROM inserted AS i WHERE i.kind = 'E' AND i.account_no = l.account_no AND i.txn = l.txn
+        UNION ALL
+        SELECT (charged_micros > 0 OR uncollected_micros > 0 OR detail IS NOT NULL)::int, uncollected_micros,
+            coalesce((detail -> 'usage' ->> 'input_tokens')::numeric, 0), coalesce((detail -> 'usage' ->> 'output_tokens')::numeric, 0),
+            coalesce(cost_usd, 0)
+        FROM ledger AS p WHERE p.account_no = l.account_no AND p.kind = 'E' AND p.txn = l.txn AND p.txn_at = l.txn_at
+        -- A hold expires once; and this is looked up for each late Commit, never joined with the whole ledger.
+        LIMIT 1
+    ) AS e
+    WHERE l.kind = 'L' AND e.actions = 1
+),
+sums AS (
+    SELECT account_no, tenant_id, partition, day, item, model, wallet, subject_user, subject_team, subject_key, price_version,
+        sum(actions) AS actions, sum(charged_micros) AS charged_micros, sum(uncollected_micros) AS uncollected_micros,
+        sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost_usd) AS cost_usd
+    FROM used
+    GROUP BY account_no, tenant_id, partition, day, item, model, wallet, subject_user, subject_team, subject_key, price_version
+),
+by_account AS (
+    INSERT INTO usage_daily AS d (
+        account_no, tenant_id, day, group_id, item, model, wallet, subject_user, subject_team, subject_key, price_version,
+        actions, charged_micros, uncollected_micros, input_tokens, output_tokens, cost_usd)
+    SELECT account_no, tenant_id, day,
+        substr(sha256(convert_to(jsonb_build_array(item, model, wallet, subject_user, subject_team, subject_key, price_version)::text, 'UTF8')), 1, 16),
+        item, model, wallet, subject_user, subject_team, subject_key, price_version,
+        actions, charged_micros, uncollected_micros, input_tokens, output_tokens, cost_usd
+    FROM sums
+    ON CONFLICT (account_no, day, group_id) DO UPDATE SET
+        actions = d.actions + EXCLUDED.actions, charged_micros = d.charged_micros + EXCLUDED.charged_micros,
+        uncollected_micros = d.uncollected_micros + EXCLUDED.uncollected_micros, input_tokens = d.input_tokens + EXCLUDED.input_tokens,
+        output_tokens = d.output_tokens + EXCLUDED.output_tokens, cost_usd = d.cost_usd + EXCLUDED.cost_usd
+),
+by_tenant AS (
+    INSERT INTO usage_tenant_daily AS d (
+        tenant_id, day, partition, group_id, item, model, wallet, price_version,
+        actions, charged_micros, uncollected_micros, input_tokens, output_tokens, cost_usd)
+    SELECT tenant_id, day, partition,
+        substr(sha256(convert_to(jsonb_build_array(item, model, wallet, price_version)::text, 'UTF8')), 1, 16) AS group_id,
+        item, model, wallet, price_version,
+        sum(actions), sum(charged_micros), sum(uncollected_micros), sum(input_tokens), sum(output_tokens), sum(cost_usd)
+    FROM sums
+    GROUP BY tenant_id, day, partition, item, model, wallet, price_version
+    -- Whoever revives entries meets the flusher here: both take the rows in the same order.
+    ORDER BY tenant_id, day, partition, group_id
+    ON CONFLICT (tenant_id, day, partition, group_id) DO UPDATE SET
+        actions = d.actions + EXCLUDED.actions, charged_micros = d.charged_micros + EXCLUDED.charged_micros,
+        uncollected_micros = d.uncollected_micros + EXCLUDED.uncollected_micros, input_tokens = d.input_tokens + EXCLUDED.input_tokens,
+        output_tokens = d.output_tokens + EXCLUDED.output_tokens, cost_usd = d.cost_usd + EXCLUDED.cost_usd
+)
+SELECT count(*) FROM inserted;
 
 -- name: existing_digests
 SELECT l.account_no, l.kind, replace(l.txn::text, '-', '') AS txn, encode(l.digest, 'hex') AS digest

@@ -40,7 +40,8 @@ SELECT address FROM accounts WHERE address = ANY($1::text[]);
 
 -- name: accounts_of_partition
 SELECT account_no, tenant_id, account_id, address, partition, last_seq, last_txn, applied_change_no, change_no,
-    granted_micros, spent_micros, expired_micros, revoked_micros, overage_policy, overdraft_limit_micros, strict_expiry, frozen
+    granted_micros, spent_micros, expired_micros, revoked_micros, overage_policy, overdraft_limit_micros, strict_expiry, frozen,
+    coalesce(meterd_ms(plan_until), 0) AS plan_until_ms, plan_unlimited, plan_actions_per_day, plan_blocked_wallets
 FROM accounts WHERE partition = $1 ORDER BY account_no;
 
 -- name: wallets_of
@@ -81,7 +82,9 @@ FROM rows CROSS JOIN LATERAL (VALUES
     ('charged ≥ Σ drawn', drawn_sum::text,
      least(drawn_sum, CASE WHEN kind = 'G' THEN granted_micros ELSE charged_micros END)::text),
     ('expired = Σ expired by grant', expired_sum::text, expired_micros::text),
-    ('revoked = Σ revoked by grant', revoked_sum::text, revoked_micros::text),
+    -- What a claw-back did not find stands in the wallet's debt.
+    ('revoked = Σ revoked by grant', revoked_sum::text,
+     CASE WHEN kind = 'B' THEN least(revoked_sum, revoked_micros) ELSE revoked_micros END::text),
     ('micro-credits are ≥ 0', '0', least(granted_micros, charged_micros, returned_micros, uncollected_micros, expired_micros, revoked_micros,
         held_before_micros, debt_after_micros, wallet_held_after_micros, held_after_micros, 0)::text)
 ) AS c (check_name, expected, actual)
@@ -178,6 +181,62 @@ SELECT account_no, txn, string_agg(kind, '' ORDER BY seq, kind) AS kinds
 FROM ledger WHERE account_no = ANY($1::bigint[]) AND kind IN ('C', 'L', 'R', 'E')
 GROUP BY account_no, txn HAVING string_agg(kind, '' ORDER BY seq, kind) NOT IN ('C', 'R', 'E', 'EL')
 ORDER BY 1, 2 LIMIT $2;
+
+-- name: broken_sums
+-- A day's sums of an account against its ledger rows. What a late Commit tells of the usage replaces what the hold's expiry told.
+WITH settled AS (
+    SELECT account_no, (recorded_at AT TIME ZONE 'UTC')::date AS day, kind, txn, charged_micros, uncollected_micros,
+        coalesce((detail -> 'usage' ->> 'input_tokens')::numeric, 0) AS input_tokens,
+        coalesce((detail -> 'usage' ->> 'output_tokens')::numeric, 0) AS output_tokens, coalesce(cost_usd, 0) AS cost_usd
+    FROM ledger WHERE account_no = ANY($1::bigint[])
+        AND (kind IN ('C', 'L') OR kind = 'H' AND overage <> 6 OR kind = 'E' AND (charged_micros > 0 OR uncollected_micros > 0 OR detail IS NOT NULL))
+),
+told AS (
+    SELECT account_no, day, 1 AS actions, charged_micros, uncollected_micros, input_tokens, output_tokens, cost_usd FROM settled
+    UNION ALL
+    SELECT account_no, l.day, -1, 0, -e.uncollected_micros, -e.input_tokens, -e.output_tokens, -e.cost_usd
+    FROM settled AS l JOIN settled AS e USING (account_no, txn) WHERE l.kind = 'L' AND e.kind = 'E'
+),
+expected AS (
+    SELECT account_no, day, sum(actions) AS actions, sum(charged_micros) AS charged, sum(uncollected_micros) AS uncollected,
+        sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cost_usd) AS cost
+    FROM told GROUP BY account_no, day
+),
+actual AS (
+    SELECT account_no, day, sum(actions) AS actions, sum(charged_micros) AS charged, sum(uncollected_micros) AS uncollected,
+        sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cost_usd) AS cost
+    FROM usage_daily WHERE account_no = ANY($1::bigint[]) GROUP BY account_no, day
+)
+SELECT account_no, day, c.check_name, c.expected, c.actual
+FROM expected AS e FULL JOIN actual AS a USING (account_no, day)
+CROSS JOIN LATERAL (VALUES
+    ('actions = Σ ledger', coalesce(e.actions, 0), coalesce(a.actions, 0)),
+    ('charged = Σ ledger', coalesce(e.charged, 0), coalesce(a.charged, 0)),
+    ('uncollected = Σ ledger', coalesce(e.uncollected, 0), coalesce(a.uncollected, 0)),
+    ('input_tokens = Σ ledger', coalesce(e.input, 0), coalesce(a.input, 0)),
+    ('output_tokens = Σ ledger', coalesce(e.output, 0), coalesce(a.output, 0)),
+    ('cost_usd = Σ ledger', coalesce(e.cost, 0), coalesce(a.cost, 0))
+) AS c (check_name, expected, actual)
+WHERE c.expected <> c.actual ORDER BY account_no, day LIMIT $2;
+
+-- name: broken_tenant_sums
+-- A day's sums of a tenant in a partition against those of its accounts.
+SELECT tenant_id, day, item, model, wallet, price_version, c.check_name, c.expected, c.actual
+FROM (
+    SELECT u.tenant_id, u.day, u.item, u.model, u.wallet, u.price_version, sum(actions) AS actions, sum(charged_micros) AS charged,
+        sum(uncollected_micros) AS uncollected, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cost_usd) AS cost
+    FROM usage_daily AS u JOIN accounts AS a USING (account_no) WHERE a.partition = $1
+    GROUP BY u.tenant_id, u.day, u.item, u.model, u.wallet, u.price_version
+) AS e FULL JOIN (SELECT * FROM usage_tenant_daily WHERE partition = $1) AS t USING (tenant_id, day, item, model, wallet, price_version)
+CROSS JOIN LATERAL (VALUES
+    ('actions = Σ accounts', coalesce(e.actions, 0), coalesce(t.actions, 0)),
+    ('charged = Σ accounts', coalesce(e.charged, 0), coalesce(t.charged_micros, 0)),
+    ('uncollected = Σ accounts', coalesce(e.uncollected, 0), coalesce(t.uncollected_micros, 0)),
+    ('input_tokens = Σ accounts', coalesce(e.input, 0), coalesce(t.input_tokens, 0)),
+    ('output_tokens = Σ accounts', coalesce(e.output, 0), coalesce(t.output_tokens, 0)),
+    ('cost_usd = Σ accounts', coalesce(e.cost, 0), coalesce(t.cost_usd, 0))
+) AS c (check_name, expected, actual)
+WHERE c.expected <> c.actual ORDER BY tenant_id, day, item LIMIT $2;
 
 -- name: dead
 SELECT d.partition, d.entry_id, d.address, d.cause, d.reason, coalesce(a.tenant_id, '') AS tenant_id, coalesce(a.account_id, '') AS account_id

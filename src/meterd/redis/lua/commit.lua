@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Ends a hold with a charge. Draws the hold's slices, goes beyond them by policy, returns the rest.
--- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 tenant, 3 amount (micros, "" for what is held), 4 digest (16 hex), 5 detail (JSON), 6 tombstone ttl (ms),
 --       7 deadline member, 8 hold uuid (32 hex), 9 address, and for a late Commit that only Postgres remembers:
 --       10 wallet, 11 overage, 12 terms, 13 held amount (micros), 14 charged at expiry (micros)
@@ -22,7 +22,7 @@ elseif past then
   wallet, amount, policy, already = past[ENDED_WALLET], tonumber(past[ENDED_AMOUNT]), tonumber(policy), tonumber(past[ENDED_CHARGED])
 elseif packed then return {'NOHOLD'}
 else wallet, policy, terms, amount, already = ARGV[10], tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14]) end
-local a, w = read_account(KEYS[2], wallet)
+local a, w, defined = read_account(KEYS[2], wallet)
 if not a then return {'NOTLOADED'} end
 if a[TENANT] ~= ARGV[2] then return {'NOHOLD'} end
 if past and (past[STATE] == '2' or past[STATE] == '3') then
@@ -35,6 +35,7 @@ if a[STRICT] == 1 and (not hold or now >= hold[DEADLINE]) then return {'STRICT'}
 if not is_conserved(a) then return {'BROKEN'} end
 if ARGV[3] == '' then charge = amount end
 if policy == 0 then policy = a[POLICY] end
+if policy == 5 then charge = 0 end
 local owed = math.max(0, charge - already)
 local due, late_policy, spent, back, forfeits, revocations = owed, policy, {}, 0, {}, {}
 if hold then
@@ -56,10 +57,12 @@ a[WORTH] = a[WORTH] + back - sum(more) - debt
 a[SPENT], a[EXPIRED], a[REVOKED] = a[SPENT] + charged, a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
+local counters = counted_end(hold, defined, KEYS[6], now, terms, charged, ARGV[5], already)
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, hold and 'C' or 'L', ARGV[8], ARGV[9], wallet, amounts, 0, ARGV[4], policy, terms, ARGV[5],
   hold and ARGV[7])
 local reserved = hold and hold[DIGEST] or past and past[DIGEST] or '-'
 local ended = format('%d %s %s %d %d %s', hold and 2 or 3, reserved, ARGV[4], available(w, now), w[PINNED], core)
 call('SET', KEYS[5], ended, 'PX', ARGV[6])
+if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Ends a hold whose time is up, by its expiry policy: 1 release, 2 charge what was reported, 3 charge all of it.
--- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 tombstone ttl (ms), 3 deadline member, 4 hold uuid (32 hex), 5 address
 -- Returns {code, …}: SETTLED … as commit | EARLY expires_ms | GONE (its deadline is removed) | NOTLOADED | FENCED | BROKEN
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))
@@ -19,7 +19,7 @@ local wallet, amount, charge, detail = hold[WALLET], hold[AMOUNT], 0, ''
 if hold[EXPIRY] == 2 then charge, detail = math.min(hold[REPORTED], amount), hold[DETAIL] end
 if hold[EXPIRY] == 3 then charge = amount end
 local spent, back, forfeits, revocations = unhold(w, hold[SLICES], charge, now)
-local owed = hold[EXPIRY] == 2 and hold[REPORTED] - charge or 0
+local owed = hold[EXPIRY] == 2 and hold[OVERAGE] ~= 5 and hold[REPORTED] - charge or 0
 local expired, revoked = sum(forfeits), sum(revocations)
 local amounts = format('%d 0 %d %d %d %d %d %s %s %s', amount, charge, back, owed, expired, revoked, listed(spent), listed(forfeits),
   listed(revocations))
@@ -27,8 +27,11 @@ a[HELD], a[HOLDS], a[WORTH], a[SPENT] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH]
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
+local is_undone = hold[EXPIRY] == 1 or hold[EXPIRY] == 2 and detail == ''
+local counters = counted_end(hold, nil, KEYS[6], now, '', not is_undone and charge or nil, detail)
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'E', ARGV[4], ARGV[5], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], detail, ARGV[3])
 local ended = format('5 %s - %d %d %s\n%d %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core, hold[OVERAGE], hold[CREATED], hold[DEADLINE], hold[TERMS])
 call('SET', KEYS[5], ended, 'PX', ARGV[2])
+if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

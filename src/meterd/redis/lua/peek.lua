@@ -1,6 +1,6 @@
 #!lua flags=no-writes
 -- What is known of a hold; changes nothing.
--- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash; not read)
 -- ARGV: 1 epoch, 2 tenant
 -- Returns {code, …}: HELD … as reserve | SETTLED … as commit | NOHOLD | NOTLOADED | FENCED
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))

@@ -13,6 +13,9 @@ local format = string.format
 -- An account: the field "c" of its hash. The sums obey: granted = worth + held + spent + expired + revoked.
 local TENANT, ID, TXN, SEQ, CHANGE, GRANTED, WORTH, HELD = 1, 2, 3, 4, 5, 6, 7, 8
 local SPENT, EXPIRED, REVOKED, HOLDS, POLICY, OVERDRAFT, STRICT, FROZEN = 9, 10, 11, 12, 13, 14, 15, 16
+-- Until when the plan counts (ms), whether it is unlimited, its actions a day (0: no limit), and the actions of the UTC day of that number.
+-- The field "b" has the names of the wallets that the plan gives nothing, each between spaces.
+local PLANNED, UNLIMITED, DAILY, DAY, ACTIONS = 17, 18, 19, 20, 21
 
 -- A wallet: the field "w:" .. name. Its debt, what open holds have of it, and its grants in burn order, all in one row:
 -- {debt, held, id (32 hex), available, held, expires_ms (0: never), effective_ms, priority, category, number, revoked (0 or 1), id, …}
@@ -24,7 +27,8 @@ local LEFT, OPEN, UNTIL, SINCE, PRIORITY, CATEGORY, NUMBER, VOID, NEXT = 1, 2, 3
 -- available held seq at_ms wallet amount granted charged returned uncollected expired revoked drawn forfeits revocations"; state is 2-5
 -- as in the proto, 6 for a charge; "-" is an empty one. While a late Commit may come, a second line: "overage created_ms expires_ms terms".
 local STATE, DIGEST, WALLET, TERMS, DETAIL, AMOUNT, CREATED, DEADLINE = 1, 2, 3, 4, 5, 6, 7, 8
-local REPORTED, OVERAGE, EXPIRY, SLICES = 9, 10, 11, 12
+-- ENTRIES: what it was counted as by limits (see limits.lua), in one text.
+local REPORTED, OVERAGE, EXPIRY, ENTRIES, SLICES = 9, 10, 11, 12, 13
 -- Words of an ending; state and digest have the same places as in an open hold.
 local COMMIT_DIGEST, ENDED_WALLET, ENDED_AMOUNT, ENDED_CHARGED = 3, 8, 9, 11
 
@@ -84,6 +88,24 @@ local function take(w, now, want, draws, is_held)
   return want - left
 end
 
+-- Begins a new day's count if need be; answers whether the plan makes the call free of charge, and whether the day's actions are used up.
+local function under_plan(a, now)
+  local day = math.floor(now / 86400000)
+  if a[DAY] ~= day then a[DAY], a[ACTIONS] = day, 0 end
+  local is_on = now < a[PLANNED]
+  return is_on and a[UNLIMITED] == 1, is_on and a[DAILY] > 0 and a[ACTIONS] >= a[DAILY]
+end
+
+-- Whether the plan gives the wallet nothing; asked only when a call is denied.
+local function is_blocked(key, wallet)
+  return string.find(call('HGET', key, 'b') or '', ' ' .. wallet .. ' ', 1, true) ~= nil
+end
+
+-- The answer to a call whose day's actions are used up.
+local function denied_actions(a, now, free, required, held)
+  return {'DENIED', 5, free, required, a[DAILY], held, a[SEQ], a[ACTIONS], (math.floor(now / 86400000) + 1) * 86400000}
+end
+
 -- Adds draws to those of the same grant.
 local function merge(into, draws)
   for i = 1, #draws, 2 do
@@ -135,7 +157,7 @@ local function sum(draws)
 end
 
 -- What a charge beyond its hold may still take by policy (1 CAP, 2 DRAW, 3 OVERDRAFT). Changes the wallet; answers taken draws
--- and the overdraft.
+-- and the overdraft. Policy 5 is that of an unlimited plan's holds: nothing is ever due for them.
 local function beyond(w, now, want, policy, overdraft_limit)
   local draws, debt = {}, 0
   if policy ~= 1 and want > 0 then
@@ -151,11 +173,11 @@ local function beyond(w, now, want, policy, overdraft_limit)
 end
 
 local function packed_account(a)
-  return struct.pack('<Hc0Hc0Hc0ddddddddddddd', #a[TENANT], a[TENANT], #a[ID], a[ID], #a[TXN], a[TXN], unpack(a, SEQ, FROZEN))
+  return struct.pack('<Hc0Hc0Hc0dddddddddddddddddd', #a[TENANT], a[TENANT], #a[ID], a[ID], #a[TXN], a[TXN], unpack(a, SEQ, ACTIONS))
 end
 
 local function unpacked_account(s)
-  local a = {struct.unpack('<Hc0Hc0Hc0ddddddddddddd', s)}
+  local a = {struct.unpack('<Hc0Hc0Hc0dddddddddddddddddd', s)}
   a[#a] = nil
   return a
 end
@@ -167,11 +189,11 @@ local function unpacked_wallet(s)
   return w
 end
 
--- The account and one of its wallets, unpacked; nil where the account is not loaded, or has no such wallet.
+-- The account and one of its wallets, unpacked; nil where the account is not loaded, or has no such wallet. Then its limits, packed, or false.
 local function read_account(key, wallet)
-  local f = call('HMGET', key, 'c', 'w:' .. wallet)
+  local f = call('HMGET', key, 'c', 'w:' .. wallet, 'l')
   if not f[1] then return nil, nil end
-  return unpacked_account(f[1]), f[2] and unpacked_wallet(f[2])
+  return unpacked_account(f[1]), f[2] and unpacked_wallet(f[2]), f[3]
 end
 
 -- Asked in every script before its first write.
@@ -181,14 +203,15 @@ end
 
 local function packed_hold(h)
   local slices = h[SLICES]
-  return struct.pack('<c1Hc0Hc0Ic0Ic0ddddBB' .. string.rep('c32d', #slices / 2), h[STATE], #h[DIGEST], h[DIGEST], #h[WALLET], h[WALLET],
-    #h[TERMS], h[TERMS], #h[DETAIL], h[DETAIL], h[AMOUNT], h[CREATED], h[DEADLINE], h[REPORTED], h[OVERAGE], h[EXPIRY], unpack(slices))
+  return struct.pack('<c1Hc0Hc0Ic0Ic0ddddBBIc0' .. string.rep('c32d', #slices / 2), h[STATE], #h[DIGEST], h[DIGEST], #h[WALLET], h[WALLET],
+    #h[TERMS], h[TERMS], #h[DETAIL], h[DETAIL], h[AMOUNT], h[CREATED], h[DEADLINE], h[REPORTED], h[OVERAGE], h[EXPIRY], #h[ENTRIES], h[ENTRIES],
+    unpack(slices))
 end
 
 -- What the key of a hold keeps: the hold if it is open (its first letter is 1), otherwise nil and the words of its ending. A charge is no hold.
 local function hold_in(packed)
   if string.byte(packed) == 49 then
-    local hold = {struct.unpack('<c1Hc0Hc0Ic0Ic0ddddBB', packed)}
+    local hold = {struct.unpack('<c1Hc0Hc0Ic0Ic0ddddBBIc0', packed)}
     local at = hold[SLICES]
     local slices = {struct.unpack('<' .. string.rep('c32d', (#packed - at + 1) / 40), packed, at)}
     slices[#slices] = nil
@@ -224,10 +247,10 @@ end
 -- a write to it stands first; the types of the other keys are known from reading them.
 local function check_outbox(keys) call('XLEN', keys[3]) end
 
--- "wallet amount created_ms expires_ms reported available held seq slices" and the terms.
+-- "wallet amount created_ms expires_ms reported available held seq slices overage" and the terms.
 local function held_reply(hold, replayed, free, wallet_held, seq)
-  return {'HELD', replayed, format('%s %d %d %d %d %d %d %d %s', hold[WALLET], hold[AMOUNT], hold[CREATED], hold[DEADLINE], hold[REPORTED],
-    free, wallet_held, seq, listed(hold[SLICES])), hold[TERMS]}
+  return {'HELD', replayed, format('%s %d %d %d %d %d %d %d %s %d', hold[WALLET], hold[AMOUNT], hold[CREATED], hold[DEADLINE], hold[REPORTED],
+    free, wallet_held, seq, listed(hold[SLICES]), hold[OVERAGE]), hold[TERMS]}
 end
 
 -- The answer to a Reserve whose hold id is known already.

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- Ends a hold without a charge. Slices of grants that expired meanwhile are forfeited, of revoked ones taken back.
--- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
+-- Ends a hold without a charge. Slices of grants that expired meanwhile are forfeited, of revoked ones taken back. It was no action, if
+-- its day is not over.
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 tenant, 3 detail (JSON), 4 tombstone ttl (ms), 5 deadline member, 6 hold uuid (32 hex), 7 address
 -- Returns {code, …}: SETTLED … as commit | NOHOLD | STATE state | NOTLOADED | FENCED | BROKEN
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))
@@ -20,10 +21,13 @@ local expired, revoked = sum(forfeits), sum(revocations)
 local amounts = format('%d 0 0 %d 0 %d %d - %s %s', amount, back, expired, revoked, listed(forfeits), listed(revocations))
 a[HELD], a[HOLDS], a[WORTH] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH] + back
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
+if a[DAY] == math.floor(hold[CREATED] / 86400000) then a[ACTIONS] = math.max(0, a[ACTIONS] - 1) end
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
+local counters = counted_end(hold, nil, KEYS[6], now, '', nil, '')
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'R', ARGV[6], ARGV[7], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], ARGV[3], ARGV[5])
 local ended = format('4 %s - %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core)
 call('SET', KEYS[5], ended, 'PX', ARGV[4])
+if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

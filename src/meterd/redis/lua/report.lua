@@ -1,6 +1,6 @@
 #!lua
 -- Remembers the largest cumulative usage of an open hold.
--- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string)
+-- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash; not read)
 -- ARGV: 1 epoch, 2 tenant, 3 used so far (micros), 4 detail (JSON)
 -- Returns {code, …}: HELD … as reserve | NOHOLD | STATE state | NOTLOADED | FENCED | BADARG n
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AccountsStub:
-    """Accounts, grants and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin"; CreateAccount, Grant and RevokeGrant need "admin".
+    """Accounts, grants, plans and what became of them. Errors as in Metering.
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
     """
 
     def __init__(self, channel):
@@ -61,6 +61,11 @@ class AccountsStub:
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceRequest.SerializeToString,
                 response_deserializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceResponse.FromString,
                 _registered_method=True)
+        self.Watch = channel.unary_stream(
+                '/meterd.v1.Accounts/Watch',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.WatchRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceResponse.FromString,
+                _registered_method=True)
         self.ListHolds = channel.unary_unary(
                 '/meterd.v1.Accounts/ListHolds',
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.ListHoldsRequest.SerializeToString,
@@ -76,11 +81,76 @@ class AccountsStub:
                 request_serializer=meterd_dot_v1_dot_accounts__pb2.ExplainSettlementRequest.SerializeToString,
                 response_deserializer=meterd_dot_v1_dot_accounts__pb2.ExplainSettlementResponse.FromString,
                 _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/meterd.v1.Accounts/UpdateAccount',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.UpdateAccountResponse.FromString,
+                _registered_method=True)
+        self.Subscribe = channel.unary_unary(
+                '/meterd.v1.Accounts/Subscribe',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.SubscribeRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.SubscribeResponse.FromString,
+                _registered_method=True)
+        self.UpdateSubscription = channel.unary_unary(
+                '/meterd.v1.Accounts/UpdateSubscription',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.CancelSubscription = channel.unary_unary(
+                '/meterd.v1.Accounts/CancelSubscription',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.GetSubscription = channel.unary_unary(
+                '/meterd.v1.Accounts/GetSubscription',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.GetSubscriptionRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.GetSubscriptionResponse.FromString,
+                _registered_method=True)
+        self.Transfer = channel.unary_unary(
+                '/meterd.v1.Accounts/Transfer',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.TransferRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.TransferResponse.FromString,
+                _registered_method=True)
+        self.ClawBack = channel.unary_unary(
+                '/meterd.v1.Accounts/ClawBack',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.ClawBackRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.ClawBackResponse.FromString,
+                _registered_method=True)
+        self.ClaimReward = channel.unary_unary(
+                '/meterd.v1.Accounts/ClaimReward',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.FromString,
+                _registered_method=True)
+        self.SetTopUp = channel.unary_unary(
+                '/meterd.v1.Accounts/SetTopUp',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.FromString,
+                _registered_method=True)
+        self.DeleteTopUp = channel.unary_unary(
+                '/meterd.v1.Accounts/DeleteTopUp',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.FromString,
+                _registered_method=True)
+        self.SetLimit = channel.unary_unary(
+                '/meterd.v1.Accounts/SetLimit',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.SetLimitRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.SetLimitResponse.FromString,
+                _registered_method=True)
+        self.DeleteLimit = channel.unary_unary(
+                '/meterd.v1.Accounts/DeleteLimit',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteLimitRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteLimitResponse.FromString,
+                _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/meterd.v1.Accounts/ListLimits',
+                request_serializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class AccountsServicer:
-    """Accounts, grants and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin"; CreateAccount, Grant and RevokeGrant need "admin".
+    """Accounts, grants, plans and what became of them. Errors as in Metering.
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
     """
 
     def CreateAccount(self, request, context):
@@ -118,6 +188,14 @@ class AccountsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Watch(self, request, context):
+        """The balance at once, and then again after each change, a Reserve's too; changes within a quarter of a second are told as one.
+        At least every 30 seconds, changed or not. UNAVAILABLE ends it when the server stops or cannot read the balance: watch anew.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListHolds(self, request, context):
         """Open holds, soonest to expire first.
         """
@@ -134,6 +212,103 @@ class AccountsServicer:
 
     def ExplainSettlement(self, request, context):
         """All that went into one charge: usage, price version, lines, margin, rounding, grants.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAccount(self, request, context):
+        """Changes an account's settings; what is not given stays. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Subscribe(self, request, context):
+        """Puts the account on a plan of the catalog, from now on; the plan that it was on ends. Its allowances come at once, and again each period.
+        A replay (same idempotency_key and content) answers the subscription as it is now. NOT_FOUND: no such plan, or it is not active.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateSubscription(self, request, context):
+        """Tells what became of a subscription's payment. While it is past due nothing is granted; what was granted stays. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSubscription(self, request, context):
+        """Ends the account's subscription, at once or with its period. A repeat changes nothing. What was paid or earned stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSubscription(self, request, context):
+        """The subscription that the account is on, or the last one that it was on. NOT_FOUND: it never had any.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Transfer(self, request, context):
+        """Gives credits of one account to another one of the tenant. Denied, with nothing written, if the wallet does not cover it.
+        Once it answers with a transfer, the receiver gets the credits whatever happens. A replay answers the same transfer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClawBack(self, request, context):
+        """Takes an amount back from a wallet, below zero if need be, such as after a disputed payment. Open holds are honoured.
+        A replay changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimReward(self, request, context):
+        """Grants a reward of the catalog, if it is due. A repeat answers the grants that were made, replayed = true.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetTopUp(self, request, context):
+        """Lets a top-up be asked for, by the event topup.requested, when what is left of a wallet falls to the threshold or below it: at most
+        so often a month (UTC), whatever is changed in between. A repeat changes nothing. NOT_FOUND: no such package, or it is not active.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTopUp(self, request, context):
+        """Asks for no more top-ups. A repeat changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLimit(self, request, context):
+        """Sets a limit, or changes the one of that id. Another amount or mode takes effect at once, on what has been used already; with another
+        subject, metric or window the count begins anew. A repeat changes nothing. FAILED_PRECONDITION: the account has 32 limits of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteLimit(self, request, context):
+        """Removes a limit of the account; the catalog's of that id, if it has one, is in force again. A repeat changes nothing.
+        FAILED_PRECONDITION: the limit is the catalog's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimits(self, request, context):
+        """The account's limits in the order of their ids, with what is used of them now.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +342,11 @@ def add_AccountsServicer_to_server(servicer, server):
                     request_deserializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceRequest.FromString,
                     response_serializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceResponse.SerializeToString,
             ),
+            'Watch': grpc.unary_stream_rpc_method_handler(
+                    servicer.Watch,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.WatchRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.GetBalanceResponse.SerializeToString,
+            ),
             'ListHolds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListHolds,
                     request_deserializer=meterd_dot_v1_dot_accounts__pb2.ListHoldsRequest.FromString,
@@ -182,6 +362,71 @@ def add_AccountsServicer_to_server(servicer, server):
                     request_deserializer=meterd_dot_v1_dot_accounts__pb2.ExplainSettlementRequest.FromString,
                     response_serializer=meterd_dot_v1_dot_accounts__pb2.ExplainSettlementResponse.SerializeToString,
             ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'Subscribe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Subscribe,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.SubscribeRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'UpdateSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateSubscription,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionResponse.SerializeToString,
+            ),
+            'CancelSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSubscription,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionResponse.SerializeToString,
+            ),
+            'GetSubscription': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSubscription,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.GetSubscriptionRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.GetSubscriptionResponse.SerializeToString,
+            ),
+            'Transfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transfer,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.TransferRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.TransferResponse.SerializeToString,
+            ),
+            'ClawBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClawBack,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.ClawBackRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.ClawBackResponse.SerializeToString,
+            ),
+            'ClaimReward': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimReward,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.SerializeToString,
+            ),
+            'SetTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTopUp,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.SerializeToString,
+            ),
+            'DeleteTopUp': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTopUp,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.SerializeToString,
+            ),
+            'SetLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLimit,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.SetLimitRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.SetLimitResponse.SerializeToString,
+            ),
+            'DeleteLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteLimit,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.DeleteLimitRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.DeleteLimitResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.FromString,
+                    response_serializer=meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'meterd.v1.Accounts', rpc_method_handlers)
@@ -191,8 +436,8 @@ def add_AccountsServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Accounts:
-    """Accounts, grants and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin"; CreateAccount, Grant and RevokeGrant need "admin".
+    """Accounts, grants, plans and what became of them. Errors as in Metering.
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
     """
 
     @staticmethod
@@ -331,6 +576,33 @@ class Accounts:
             _registered_method=True)
 
     @staticmethod
+    def Watch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meterd.v1.Accounts/Watch',
+            meterd_dot_v1_dot_accounts__pb2.WatchRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.GetBalanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListHolds(request,
             target,
             options=(),
@@ -401,6 +673,357 @@ class Accounts:
             '/meterd.v1.Accounts/ExplainSettlement',
             meterd_dot_v1_dot_accounts__pb2.ExplainSettlementRequest.SerializeToString,
             meterd_dot_v1_dot_accounts__pb2.ExplainSettlementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/UpdateAccount',
+            meterd_dot_v1_dot_accounts__pb2.UpdateAccountRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Subscribe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/Subscribe',
+            meterd_dot_v1_dot_accounts__pb2.SubscribeRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/UpdateSubscription',
+            meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.UpdateSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/CancelSubscription',
+            meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.CancelSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSubscription(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/GetSubscription',
+            meterd_dot_v1_dot_accounts__pb2.GetSubscriptionRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.GetSubscriptionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/Transfer',
+            meterd_dot_v1_dot_accounts__pb2.TransferRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.TransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClawBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/ClawBack',
+            meterd_dot_v1_dot_accounts__pb2.ClawBackRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.ClawBackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimReward(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/ClaimReward',
+            meterd_dot_v1_dot_accounts__pb2.ClaimRewardRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.ClaimRewardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/SetTopUp',
+            meterd_dot_v1_dot_accounts__pb2.SetTopUpRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.SetTopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTopUp(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/DeleteTopUp',
+            meterd_dot_v1_dot_accounts__pb2.DeleteTopUpRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.DeleteTopUpResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/SetLimit',
+            meterd_dot_v1_dot_accounts__pb2.SetLimitRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.SetLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/DeleteLimit',
+            meterd_dot_v1_dot_accounts__pb2.DeleteLimitRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.DeleteLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/meterd.v1.Accounts/ListLimits',
+            meterd_dot_v1_dot_accounts__pb2.ListLimitsRequest.SerializeToString,
+            meterd_dot_v1_dot_accounts__pb2.ListLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

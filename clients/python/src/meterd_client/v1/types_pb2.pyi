@@ -43,6 +43,40 @@ class GrantCategory(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GRANT_CATEGORY_REFUND: _ClassVar[GrantCategory]
     GRANT_CATEGORY_ADJUSTMENT: _ClassVar[GrantCategory]
 
+class LimitSubject(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIMIT_SUBJECT_UNSPECIFIED: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_ACCOUNT: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_USER: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_TEAM: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_KEY: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_FEATURE: _ClassVar[LimitSubject]
+    LIMIT_SUBJECT_MODEL: _ClassVar[LimitSubject]
+
+class LimitMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIMIT_METRIC_UNSPECIFIED: _ClassVar[LimitMetric]
+    LIMIT_METRIC_CREDITS: _ClassVar[LimitMetric]
+    LIMIT_METRIC_COST: _ClassVar[LimitMetric]
+    LIMIT_METRIC_ACTIONS: _ClassVar[LimitMetric]
+    LIMIT_METRIC_TOKENS: _ClassVar[LimitMetric]
+    LIMIT_METRIC_OPEN_HOLDS: _ClassVar[LimitMetric]
+
+class LimitWindow(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIMIT_WINDOW_UNSPECIFIED: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_MINUTE: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_HOUR: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_DAY: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_MONTH: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_ROLLING_MINUTE: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_ROLLING_HOUR: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_ROLLING_DAY: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_ROLLING_MONTH: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_PERIOD: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_LIFETIME: _ClassVar[LimitWindow]
+    LIMIT_WINDOW_OPERATION: _ClassVar[LimitWindow]
+
 class HoldState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     HOLD_STATE_UNSPECIFIED: _ClassVar[HoldState]
@@ -72,6 +106,31 @@ GRANT_CATEGORY_REWARD: GrantCategory
 GRANT_CATEGORY_GIFT: GrantCategory
 GRANT_CATEGORY_REFUND: GrantCategory
 GRANT_CATEGORY_ADJUSTMENT: GrantCategory
+LIMIT_SUBJECT_UNSPECIFIED: LimitSubject
+LIMIT_SUBJECT_ACCOUNT: LimitSubject
+LIMIT_SUBJECT_USER: LimitSubject
+LIMIT_SUBJECT_TEAM: LimitSubject
+LIMIT_SUBJECT_KEY: LimitSubject
+LIMIT_SUBJECT_FEATURE: LimitSubject
+LIMIT_SUBJECT_MODEL: LimitSubject
+LIMIT_METRIC_UNSPECIFIED: LimitMetric
+LIMIT_METRIC_CREDITS: LimitMetric
+LIMIT_METRIC_COST: LimitMetric
+LIMIT_METRIC_ACTIONS: LimitMetric
+LIMIT_METRIC_TOKENS: LimitMetric
+LIMIT_METRIC_OPEN_HOLDS: LimitMetric
+LIMIT_WINDOW_UNSPECIFIED: LimitWindow
+LIMIT_WINDOW_MINUTE: LimitWindow
+LIMIT_WINDOW_HOUR: LimitWindow
+LIMIT_WINDOW_DAY: LimitWindow
+LIMIT_WINDOW_MONTH: LimitWindow
+LIMIT_WINDOW_ROLLING_MINUTE: LimitWindow
+LIMIT_WINDOW_ROLLING_HOUR: LimitWindow
+LIMIT_WINDOW_ROLLING_DAY: LimitWindow
+LIMIT_WINDOW_ROLLING_MONTH: LimitWindow
+LIMIT_WINDOW_PERIOD: LimitWindow
+LIMIT_WINDOW_LIFETIME: LimitWindow
+LIMIT_WINDOW_OPERATION: LimitWindow
 HOLD_STATE_UNSPECIFIED: HoldState
 HOLD_STATE_OPEN: HoldState
 HOLD_STATE_COMMITTED: HoldState
@@ -217,7 +276,7 @@ class Balance(_message.Message):
     def __init__(self, wallet: _Optional[str] = ..., available_micros: _Optional[int] = ..., held_micros: _Optional[int] = ..., seq: _Optional[int] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class Hold(_message.Message):
-    __slots__ = ("hold_id", "amount_micros", "cost_estimate_usd", "max_output_tokens", "price_version", "expires_at", "grants", "state", "account_id", "wallet", "created_at")
+    __slots__ = ("hold_id", "amount_micros", "cost_estimate_usd", "max_output_tokens", "price_version", "expires_at", "grants", "state", "account_id", "wallet", "created_at", "unlimited")
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_MICROS_FIELD_NUMBER: _ClassVar[int]
     COST_ESTIMATE_USD_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +288,7 @@ class Hold(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     WALLET_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    UNLIMITED_FIELD_NUMBER: _ClassVar[int]
     hold_id: str
     amount_micros: int
     cost_estimate_usd: str
@@ -240,7 +300,8 @@ class Hold(_message.Message):
     account_id: str
     wallet: str
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, hold_id: _Optional[str] = ..., amount_micros: _Optional[int] = ..., cost_estimate_usd: _Optional[str] = ..., max_output_tokens: _Optional[int] = ..., price_version: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grants: _Optional[_Iterable[_Union[GrantDraw, _Mapping]]] = ..., state: _Optional[_Union[HoldState, str]] = ..., account_id: _Optional[str] = ..., wallet: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    unlimited: bool
+    def __init__(self, hold_id: _Optional[str] = ..., amount_micros: _Optional[int] = ..., cost_estimate_usd: _Optional[str] = ..., max_output_tokens: _Optional[int] = ..., price_version: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., grants: _Optional[_Iterable[_Union[GrantDraw, _Mapping]]] = ..., state: _Optional[_Union[HoldState, str]] = ..., account_id: _Optional[str] = ..., wallet: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., unlimited: _Optional[bool] = ...) -> None: ...
 
 class Denial(_message.Message):
     __slots__ = ("reasons", "available_micros", "required_micros", "affordable_output_tokens", "retry_at")
@@ -250,23 +311,35 @@ class Denial(_message.Message):
         CODE_INSUFFICIENT_CREDITS: _ClassVar[Denial.Code]
         CODE_ACCOUNT_FROZEN: _ClassVar[Denial.Code]
         CODE_TOO_MANY_HOLDS: _ClassVar[Denial.Code]
+        CODE_WALLET_BLOCKED: _ClassVar[Denial.Code]
+        CODE_ACTIONS_PER_DAY: _ClassVar[Denial.Code]
+        CODE_LIMIT_EXCEEDED: _ClassVar[Denial.Code]
     CODE_UNSPECIFIED: Denial.Code
     CODE_INSUFFICIENT_CREDITS: Denial.Code
     CODE_ACCOUNT_FROZEN: Denial.Code
     CODE_TOO_MANY_HOLDS: Denial.Code
+    CODE_WALLET_BLOCKED: Denial.Code
+    CODE_ACTIONS_PER_DAY: Denial.Code
+    CODE_LIMIT_EXCEEDED: Denial.Code
     class Reason(_message.Message):
-        __slots__ = ("code", "scope", "limit_micros", "used_micros", "resets_at")
+        __slots__ = ("code", "scope", "limit_micros", "used_micros", "resets_at", "limit_id", "metric", "window")
         CODE_FIELD_NUMBER: _ClassVar[int]
         SCOPE_FIELD_NUMBER: _ClassVar[int]
         LIMIT_MICROS_FIELD_NUMBER: _ClassVar[int]
         USED_MICROS_FIELD_NUMBER: _ClassVar[int]
         RESETS_AT_FIELD_NUMBER: _ClassVar[int]
+        LIMIT_ID_FIELD_NUMBER: _ClassVar[int]
+        METRIC_FIELD_NUMBER: _ClassVar[int]
+        WINDOW_FIELD_NUMBER: _ClassVar[int]
         code: Denial.Code
         scope: str
         limit_micros: int
         used_micros: int
         resets_at: _timestamp_pb2.Timestamp
-        def __init__(self, code: _Optional[_Union[Denial.Code, str]] = ..., scope: _Optional[str] = ..., limit_micros: _Optional[int] = ..., used_micros: _Optional[int] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+        limit_id: str
+        metric: LimitMetric
+        window: LimitWindow
+        def __init__(self, code: _Optional[_Union[Denial.Code, str]] = ..., scope: _Optional[str] = ..., limit_micros: _Optional[int] = ..., used_micros: _Optional[int] = ..., resets_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limit_id: _Optional[str] = ..., metric: _Optional[_Union[LimitMetric, str]] = ..., window: _Optional[_Union[LimitWindow, str]] = ...) -> None: ...
     REASONS_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_MICROS_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_MICROS_FIELD_NUMBER: _ClassVar[int]

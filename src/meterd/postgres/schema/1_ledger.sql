@@ -1,5 +1,7 @@
--- The schema as it stands after the last migration, for reading. A test holds it against the sum of the migrations.
--- Names are unqualified: they land in the first schema of the connection's search_path.
+-- The schema as it stands after the last migration, for reading: these files in the order of their numbers. A test holds them against
+-- the sum of the migrations. Names are unqualified: they land in the first schema of the connection's search_path.
+
+-- 1. Accounts, grants, the ledger, and what the flusher knows.
 
 -- Roles are shared by all databases of a cluster: another database's migration may have made them already, or may be making them now.
 -- meterd_app sees one tenant, the one that the transaction names in app.tenant; meterd_worker sees all of them.
@@ -85,7 +87,11 @@ CREATE TRIGGER installation_keep_row BEFORE DELETE ON installation
 CREATE TABLE tenants (
     tenant_id text PRIMARY KEY CHECK (octet_length(tenant_id) BETWEEN 1 AND 128),
     name text NOT NULL DEFAULT '',
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- Credits at or below which a wallet is told of as low; NULL: none.
+    low_balance_micros bigint CHECK (low_balance_micros BETWEEN 0 AND 9007199254740991),
+    -- The catalog whose limits the tenant's accounts are to have; 0: none ever.
+    limits_catalog_no integer NOT NULL DEFAULT 0
 );
 
 CREATE TABLE api_keys (
@@ -131,8 +137,18 @@ CREATE TABLE accounts (
     held_micros bigint NOT NULL DEFAULT 0,
     -- An entry of this account could not be written; the later ones wait in outbox_dead.
     parked boolean NOT NULL DEFAULT false,
+    -- What the account's plan changes in the hot path; as the subscription and its catalog left it last.
+    plan_until timestamptz,
+    plan_unlimited boolean NOT NULL DEFAULT false,
+    plan_actions_per_day bigint NOT NULL DEFAULT 0 CHECK (plan_actions_per_day BETWEEN 0 AND 9007199254740991),
+    plan_blocked_wallets text[] NOT NULL DEFAULT '{}',
+    -- As the tenant's; NULL: the tenant's.
+    low_balance_micros bigint CHECK (low_balance_micros BETWEEN 0 AND 9007199254740991),
+    -- The catalog whose limits it has.
+    limits_catalog_no integer NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant_id, account_id)
 ) WITH (fillfactor = 70);
+CREATE INDEX accounts_limits ON accounts (tenant_id, limits_catalog_no);
 
 CREATE TABLE wallets (
     tenant_id text NOT NULL,
@@ -166,10 +182,13 @@ CREATE TABLE grants (
     revoked_micros bigint NOT NULL DEFAULT 0,
     revoked boolean NOT NULL DEFAULT false,
     applied_at timestamptz,
+    -- Whether it was told, or needs not to be, that the grant expires soon.
+    expiring_told boolean NOT NULL DEFAULT false,
     PRIMARY KEY (tenant_id, grant_id),
     UNIQUE (tenant_id, idempotency_key)
 ) WITH (fillfactor = 70);
 CREATE INDEX grants_account ON grants (account_no, wallet);
+CREATE INDEX grants_expiring ON grants (expires_at) WHERE expires_at IS NOT NULL AND NOT expiring_told;
 
 CREATE TABLE revocations (
     tenant_id text NOT NULL REFERENCES tenants,
@@ -192,7 +211,7 @@ CREATE TABLE account_changes (
     tenant_id text NOT NULL REFERENCES tenants,
     account_no bigint NOT NULL REFERENCES accounts (account_no),
     change_no bigint NOT NULL CHECK (change_no > 0),
-    kind text NOT NULL CHECK (kind IN ('G', 'V', 'S')),
+    kind text NOT NULL CHECK (kind IN ('G', 'V', 'S', 'B')),
     -- The grant, revocation or settings change.
     change_id uuid NOT NULL,
     payload jsonb NOT NULL,
@@ -208,7 +227,7 @@ CREATE TABLE ledger (
     account_no bigint NOT NULL,
     tenant_id text NOT NULL,
     txn_at timestamptz NOT NULL,
-    kind text NOT NULL CHECK (kind IN ('C', 'L', 'R', 'E', 'H', 'G', 'V', 'X', 'S')),
+    kind text NOT NULL CHECK (kind IN ('C', 'L', 'R', 'E', 'H', 'G', 'V', 'X', 'S', 'B')),
     txn uuid NOT NULL,
     prev_txn text NOT NULL,
     epoch bigint NOT NULL,
@@ -256,6 +275,10 @@ CREATE TABLE ledger (
 ) PARTITION BY RANGE (txn_at);
 -- An account's history in order.
 CREATE INDEX ledger_seq ON ledger (account_no, seq);
+-- Transfers: few among all charges. Overage 6 marks them.
+CREATE INDEX ledger_transfers ON ledger (account_no) WHERE overage = 6;
+-- Who was charged lately. The ledger grows at its end, so ranges of pages are ranges of time.
+CREATE INDEX ledger_flushed ON ledger USING brin (flushed_at) WITH (autosummarize = on);
 
 CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE ON ledger
     FOR EACH ROW EXECUTE FUNCTION meterd_refuse_change();
@@ -314,7 +337,9 @@ CREATE TABLE partitions (
 CREATE TABLE price_books (
     version text PRIMARY KEY,
     content jsonb NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- The value of a credit, without reading a book that may be megabytes.
+    credit_value_femtos numeric GENERATED ALWAYS AS ((content -> 'book' ->> 'credit_value_femtos')::numeric) STORED
 );
 
 -- Outbox entries that could not become rows, and those behind them that have to wait.
@@ -334,34 +359,3 @@ CREATE TABLE outbox_dead (
     UNIQUE (partition, entry_id, digest)
 );
 CREATE INDEX outbox_dead_address ON outbox_dead (address, dead_no) WHERE resolved_at IS NULL;
-
--- Row-level security: the app role sees the rows of its transaction's tenant, and nothing without one. FORCE binds the owner too,
--- who therefore has a policy of its own.
-DO $$
-DECLARE
-    table_name text;
-BEGIN
-    FOREACH table_name IN ARRAY ARRAY['tenants', 'api_keys', 'accounts', 'wallets', 'grants', 'revocations', 'account_changes', 'ledger'] LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', table_name);
-        EXECUTE format('ALTER TABLE %I FORCE ROW LEVEL SECURITY', table_name);
-        EXECUTE format('CREATE POLICY tenant_rows ON %I TO meterd_app
-                        USING (tenant_id = NULLIF(current_setting(''app.tenant'', true), ''''))
-                        WITH CHECK (tenant_id = NULLIF(current_setting(''app.tenant'', true), ''''))', table_name);
-        EXECUTE format('CREATE POLICY worker_rows ON %I TO meterd_worker USING (true) WITH CHECK (true)', table_name);
-        EXECUTE format('CREATE POLICY owner_rows ON %I TO CURRENT_USER USING (true) WITH CHECK (true)', table_name);
-    END LOOP;
-END
-$$;
-
-GRANT SELECT ON installation, tenants, api_keys, accounts, wallets, grants, revocations, account_changes, ledger, partitions, price_books
-    TO meterd_app, meterd_worker;
-GRANT INSERT ON tenants, accounts, grants, revocations, account_changes, api_keys TO meterd_app, meterd_worker;
-GRANT UPDATE (overage_policy, overdraft_limit_micros, strict_expiry, frozen, change_no, promised_micros) ON accounts TO meterd_app;
-GRANT UPDATE (revoked_at, expires_at, name) ON api_keys TO meterd_app, meterd_worker;
-GRANT UPDATE ON accounts, wallets, grants, account_changes, partitions, outbox_dead TO meterd_worker;
-GRANT INSERT ON wallets, ledger, partitions, price_books, outbox_dead, installation TO meterd_worker;
-GRANT SELECT ON outbox_dead TO meterd_worker;
-REVOKE EXECUTE ON FUNCTION meterd_create_months(integer) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION meterd_create_months(integer) TO meterd_worker;
-
-SELECT meterd_create_months(3);
