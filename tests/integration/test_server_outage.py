@@ -499,6 +499,6 @@ async def test_a_server_does_not_start_on_stores_that_may_lose_money(
 ) -> None:
     settings = serving.settings_of(scene.dsn, scene.redis_url, allow_unsafe=False)
     async with serving.running(settings, ready=False) as server:
-        assert await server.task == 1
+        assert await asyncio.wait_for(server.task, 30) == 1
     assert "unsafe settings" in caplog.text
     assert "postgres fsync is off" in caplog.text

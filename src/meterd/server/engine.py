@@ -143,7 +143,7 @@ class Engine:
         await self.runner.start()
         # What is in force is in Postgres first, so that any server can price a Commit of a hold that this one reserved.
         await self.catalogs.load()
-        self._run("fence", self.fence.run(self._stop), stop)
+        self._run("fence", self._fence(), stop)
         self._run("prices", self._watch_prices(), stop)
         self._run("catalogs", self.catalogs.run(self._stop), stop)
         if workers:
