@@ -20,7 +20,7 @@ ORDERS = hypothesis.settings(
     max_examples=4, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 # Accounts that each hear the story in an order of their own, before anybody waits for their balances.
-LISTENERS = 4
+LISTENERS = 3
 
 
 @pytest.fixture(scope="module")

@@ -64,8 +64,9 @@ class Metrics(registry.Collector):
         bought = prometheus.CounterMetricFamily(
             "meterd_stripe_top_ups", "Requests of top-ups, by what became of them.", labels=["outcome"]
         )
-        for outcome in ("done", "failed", "retried") if self._buyer is not None else ():
-            bought.add_metric([outcome], getattr(self._buyer.counts, outcome))
+        if self._buyer is not None:
+            for outcome in ("done", "failed", "retried"):
+                bought.add_metric([outcome], getattr(self._buyer.counts, outcome))
         age_s = max(0, self._clock_ms() - backlog.oldest_ms) / 1000 if backlog.oldest_ms else 0
         return [
             events_,

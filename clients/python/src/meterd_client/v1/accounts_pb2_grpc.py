@@ -28,7 +28,8 @@ if _version_not_supported:
 
 class AccountsStub:
     """Accounts, grants, plans and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; CreateToken and all that else changes something needs "admin".
+    GetBalance, Watch, ListTransactions and GetSubscription also take a token of the account.
     """
 
     def __init__(self, channel):
@@ -156,7 +157,8 @@ class AccountsStub:
 
 class AccountsServicer:
     """Accounts, grants, plans and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; CreateToken and all that else changes something needs "admin".
+    GetBalance, Watch, ListTransactions and GetSubscription also take a token of the account.
     """
 
     def CreateAccount(self, request, context):
@@ -455,7 +457,8 @@ def add_AccountsServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class Accounts:
     """Accounts, grants, plans and what became of them. Errors as in Metering.
-    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
+    Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; CreateToken and all that else changes something needs "admin".
+    GetBalance, Watch, ListTransactions and GetSubscription also take a token of the account.
     """
 
     @staticmethod

@@ -2178,7 +2178,8 @@ export const ProrationSchema: GenEnum<Proration> = /*@__PURE__*/
 
 /**
  * Accounts, grants, plans and what became of them. Errors as in Metering.
- * Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; all that else changes something needs "admin".
+ * Reads need role "read", "meter" or "admin", ClaimReward "meter" or "admin"; CreateToken and all that else changes something needs "admin".
+ * GetBalance, Watch, ListTransactions and GetSubscription also take a token of the account.
  *
  * @generated from service meterd.v1.Accounts
  */
