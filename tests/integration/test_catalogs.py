@@ -89,6 +89,27 @@ async def test_what_is_applied_is_in_force_at_once_and_a_repeat_changes_nothing(
     assert [tuple(row) for row in rows] == [(1, first.version, "ops"), (2, cheaper.version, "")]
 
 
+@pytest.mark.parametrize("in_the_catalog", [True, False], ids=["catalog", "price-file"])
+async def test_a_features_price_is_what_a_call_of_it_is_charged(
+    scene: serving.Scene, tmp_path: pathlib.Path, in_the_catalog: bool
+) -> None:
+    margins = "margins: {features: {third: 1.25, half: 0.000001}}\n"
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("" if in_the_catalog else margins)
+    given = serving.settings_of(scene.dsn, scene.redis_url, prices_file=str(prices))
+    async with serving.running(given) as server:
+        client = server.client(scene.key)
+        document = "features: {third: {credits: 0.333333}, half: {credits: 0.5}, plain: {credits: 7}}\n"
+        await apply(client, document + (margins if in_the_catalog else ""))
+        found = {item.feature_id: (item.amount_micros, item.unit_micros) for item in (await sold(client)).features}
+        assert found == {"third": (416_667, "416666.25"), "half": (1, "0.5"), "plain": (7_000_000, "7000000")}
+        for name, (amount_micros, _) in found.items():
+            assert (await client.call("Estimate", priced(name))).amount_micros == amount_micros
+        several = types_pb2.FeatureCharge(feature="third", quantity=3)
+        charged = await client.call("Estimate", metering_pb2.EstimateRequest(feature=several))
+        assert charged.amount_micros == 1_249_999
+
+
 async def test_a_dry_run_tells_and_changes_nothing(scene: serving.Scene) -> None:
     async with serving.running(serving.settings_of(scene.dsn, scene.redis_url)) as server:
         client = server.client(scene.key)

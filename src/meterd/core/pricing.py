@@ -250,12 +250,21 @@ def quote_feature(book: PriceBook, key: str, quantity: int, at_ms: int) -> Quote
         raise errors.NotFoundError(f"feature: {key} is not active")
     if not 1 <= quantity <= ACTIONS_MAX:
         raise errors.InvalidArgumentError("feature.quantity", f"must be from 1 to {ACTIONS_MAX}")
-    margin = book.margins.features.get(key, "1")
-    factor, divisor = margin_ratio(margin)
     price = money.decimal_string(feature.price_micros, 6)
     line = Line(usage_class="feature", quantity=str(quantity), unit_price=price, cost_femtos=None)
-    numerator = feature.price_micros * quantity * factor
-    return _fixed(book, f"feature:{key}", margin, feature.wallet, numerator, divisor, line)
+    numerator, denominator = feature_price(book, key, feature.price_micros)
+    margin = _feature_margin(book, key)
+    return _fixed(book, f"feature:{key}", margin, feature.wallet, numerator * quantity, denominator, line)
+
+
+def feature_price(book: PriceBook, key: str, price_micros: int) -> tuple[int, int]:
+    """What an action at this price is charged with the margin of the feature: exact micro-credits as numerator and denominator."""
+    factor, divisor = margin_ratio(_feature_margin(book, key))
+    return price_micros * factor, divisor
+
+
+def _feature_margin(book: PriceBook, key: str) -> str:
+    return book.margins.features.get(key, "1")
 
 
 def quote_rate(book: PriceBook, key: str, quantity: str, at_ms: int) -> Quote:

@@ -96,7 +96,7 @@ def _sold(applied: catalogs.Applied | None, book: pricing.PriceBook) -> catalog_
         version=sold.version,
         packages=[_package(item) for item in sold.packages],
         plans=[plan_message(item) for item in sold.plans],
-        features=[_feature(item) for item in sold.features],
+        features=[_feature(item, book) for item in sold.features],
         rates=[_rate(item) for item in sold.rates],
         rewards=[_reward(item) for item in sold.rewards],
         credit_value_usd=book.credit_value_usd,
@@ -148,12 +148,16 @@ def plan_message(item: catalog.Plan) -> catalog_pb2.Plan:
     )
 
 
-def _feature(item: catalog.Feature) -> catalog_pb2.Feature:
+def _feature(item: catalog.Feature, book: pricing.PriceBook) -> catalog_pb2.Feature:
+    # The catalog's own price is before the margin; whoever shows a price before a call wants what the call will be charged.
+    numerator, denominator = pricing.feature_price(book, item.feature_id, item.amount_micros)
     return catalog_pb2.Feature(
         feature_id=item.feature_id,
         name=item.name,
         category=item.category,
-        amount_micros=item.amount_micros,
+        # Above 2^53 − 1 no call is charged at all, which the call says.
+        amount_micros=money.ceil_div(numerator, denominator),
+        unit_micros=money.ratio_string(numerator, denominator),
         wallet=item.wallet,
         active=item.active,
     )

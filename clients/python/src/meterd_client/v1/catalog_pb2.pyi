@@ -89,20 +89,22 @@ class Plan(_message.Message):
     def __init__(self, plan_id: _Optional[str] = ..., name: _Optional[str] = ..., price: _Optional[str] = ..., currency: _Optional[str] = ..., interval: _Optional[str] = ..., period: _Optional[_Union[Period, str]] = ..., allowances: _Optional[_Iterable[_Union[Allowance, _Mapping]]] = ..., unlimited: _Optional[bool] = ..., actions_per_day: _Optional[int] = ..., rollover: _Optional[bool] = ..., trial_days: _Optional[int] = ..., welcome_bonus_micros: _Optional[int] = ..., stripe_price: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
 
 class Feature(_message.Message):
-    __slots__ = ("feature_id", "name", "category", "amount_micros", "wallet", "active")
+    __slots__ = ("feature_id", "name", "category", "amount_micros", "wallet", "active", "unit_micros")
     FEATURE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CATEGORY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_MICROS_FIELD_NUMBER: _ClassVar[int]
     WALLET_FIELD_NUMBER: _ClassVar[int]
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    UNIT_MICROS_FIELD_NUMBER: _ClassVar[int]
     feature_id: str
     name: str
     category: str
     amount_micros: int
     wallet: str
     active: bool
-    def __init__(self, feature_id: _Optional[str] = ..., name: _Optional[str] = ..., category: _Optional[str] = ..., amount_micros: _Optional[int] = ..., wallet: _Optional[str] = ..., active: _Optional[bool] = ...) -> None: ...
+    unit_micros: str
+    def __init__(self, feature_id: _Optional[str] = ..., name: _Optional[str] = ..., category: _Optional[str] = ..., amount_micros: _Optional[int] = ..., wallet: _Optional[str] = ..., active: _Optional[bool] = ..., unit_micros: _Optional[str] = ...) -> None: ...
 
 class Rate(_message.Message):
     __slots__ = ("rate_id", "name", "unit_micros", "wallet", "active", "unit", "fractional")
