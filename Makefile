@@ -14,8 +14,9 @@ setup: .venv/ready ## Create .venv with the locked dependencies
 run: setup ## Start Valkey, Postgres and meterd, play a small trace, then keep serving
 	@$(BIN)/meterd dev --play 500
 
+# A file's tests stay in one worker: stories share an installation, and some go on where others have ended.
 test: setup ## Run all tests against servers that they start themselves
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup ## Lint, types, floors, protos, generated stubs
 	@scripts/check

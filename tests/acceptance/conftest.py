@@ -19,8 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if pathlib.Path(item.fspath).parent == pathlib.Path(__file__).parent:
             item.add_marker(pytest.mark.acceptance)
-            # One worker runs all stories of a file, so that a shared installation is made once.
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def _directory() -> tempfile.TemporaryDirectory[str]:

@@ -27,13 +27,18 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 0.25
 
 
+def wrong_sentinel(found: bytes | None, expected: bytes) -> str:
+    """Why a partition whose sentinel in Redis is not the one of Postgres is fenced, in the words of every place that finds it."""
+    if found is None:
+        return "Redis has no sentinel: it is empty, or was flushed"
+    return f"Redis has the sentinel {found.decode(errors='replace')!r}, Postgres {expected.decode()!r}"
+
+
 async def disagreement(run: runner.Runner, position: partitions.Position) -> str | None:
     """What keeps the partition fenced; None if Redis and Postgres agree. UnavailableError if Redis is away."""
     found: bytes | None = await run.command(("GET", keys.sentinel(position.partition)))
-    if found is None:
-        return "Redis has no sentinel: it is empty, or was flushed"
     if found != position.sentinel:
-        return f"Redis has the sentinel {found.decode(errors='replace')!r}, Postgres {position.sentinel.decode()!r}"
+        return wrong_sentinel(found, position.sentinel)
     if position.cursor == "0-0":
         return None
     outbox = keys.outbox(position.partition)
@@ -138,9 +143,7 @@ class Fence:
             return
         for partition, (there, expected) in enumerate(zip(found, known, strict=True)):
             if expected is not None and there != expected and self._ledger.sentinels[partition] == expected:
-                self.raise_fence(
-                    partition, "Redis has no sentinel" if there is None else f"Redis has the sentinel {there!r}"
-                )
+                self.raise_fence(partition, wrong_sentinel(there, expected))
 
     async def arm(self) -> None:
         """Checks every fenced partition once, and arms those that agree."""
