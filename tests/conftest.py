@@ -9,15 +9,26 @@ import asyncio
 import concurrent.futures
 import os
 import pathlib
-import tempfile
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import redis
 
 from meterd.embedded import postgres, valkey
 from meterd.postgres import migrate
+from tests import places
+
+# The same examples in every run, and no clock: a busy machine is no fault. METERD_TEST_NIGHTLY=1 tries new ones.
+hypothesis.settings.register_profile(
+    "meterd",
+    deadline=None,
+    database=None,
+    derandomize=os.environ.get("METERD_TEST_NIGHTLY") != "1",
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("meterd")
 
 # Few, so that a test can look at all of them.
 PARTITIONS = 4
@@ -25,8 +36,7 @@ PARTITIONS = 4
 
 @pytest.fixture(scope="session")
 def store_directory() -> Iterator[pathlib.Path]:
-    """Not pytest's own: Postgres runs as another user, who has to reach it."""
-    with tempfile.TemporaryDirectory(prefix="meterd-tests-", ignore_cleanup_errors=True) as directory:
+    with places.store_directory("tests") as directory:
         yield pathlib.Path(directory)
 
 

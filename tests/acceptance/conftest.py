@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests import places
 from tests.acceptance import installation
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -21,14 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.acceptance)
 
 
-def _directory() -> tempfile.TemporaryDirectory[str]:
-    # Not pytest's own: Postgres runs as another user, who has to reach it.
-    return tempfile.TemporaryDirectory(prefix="meterd-acceptance-", ignore_cleanup_errors=True)
-
-
 @pytest.fixture(scope="module")
 def shared() -> Iterator[installation.Installation]:
-    with _directory() as directory, installation.installed(pathlib.Path(directory)) as made:
+    with places.store_directory("acceptance") as directory, installation.installed(pathlib.Path(directory)) as made:
         yield made
 
 
@@ -38,7 +33,7 @@ def install() -> Iterator[Callable[..., installation.Installation]]:
     with contextlib.ExitStack() as stack:
 
         def made(**settings: str) -> installation.Installation:
-            directory = pathlib.Path(stack.enter_context(_directory()))
+            directory = pathlib.Path(stack.enter_context(places.store_directory("acceptance")))
             return stack.enter_context(installation.installed(directory, **settings))
 
         yield made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from meterd.postgres import migrate, pool
 from meterd.postgres import settings_check as postgres_check
 from meterd.redis import keys, runner
 from meterd.redis import settings_check as redis_check
+from tests import places
 from tests.integration import stores
 
 PARTITIONS = 4
@@ -38,7 +38,7 @@ Run = Callable[..., click.testing.Result]
 @pytest.fixture(scope="module")
 def durable_postgres() -> Iterator[str]:
     """The shared one is quick because it is unsafe."""
-    with tempfile.TemporaryDirectory(prefix="meterd-doctor-", ignore_cleanup_errors=True) as directory:
+    with places.store_directory("doctor") as directory:
         server = postgres.Postgres(pathlib.Path(directory))
         server.start()
         yield server.dsn

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pathlib
 import signal
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -24,7 +23,7 @@ from meterd.meter import recovery
 from meterd.postgres import migrate
 from meterd.server import engine
 from meterd_client.v1 import accounts_pb2, catalog_pb2, metering_pb2, types_pb2
-from tests import conftest
+from tests import conftest, places
 from tests.integration import serving
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -35,7 +34,7 @@ BACK_S = 3.0
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[postgres.Postgres]:
     """One that tests may stop."""
-    with tempfile.TemporaryDirectory(prefix="meterd-tests-", ignore_cleanup_errors=True) as directory:
+    with places.store_directory("tests") as directory:
         made = postgres.Postgres(pathlib.Path(directory), durable=False)
         made.start()
         yield made

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import itertools
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from meterd.core import money
 from meterd.embedded import process
 from meterd_client.v1 import accounts_pb2, catalog_pb2, metering_pb2, types_pb2
+from tests import places
 from tests.acceptance import installation, processes
 from tests.react import browser as browsers
 
@@ -82,9 +82,8 @@ def tools() -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def backend(tools: tuple[str, str]) -> Iterator[Backend]:
     del tools  # Nothing is started where they are missing.
-    # Not pytest's own: Postgres runs as another user, who has to reach it.
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="meterd-react-", ignore_cleanup_errors=True))
+        directory = stack.enter_context(places.store_directory("react"))
         address = f"127.0.0.1:{process.free_port()}"
         settings = {
             "METERD_HTTP_ADDRESS": address,

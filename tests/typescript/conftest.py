@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
@@ -12,6 +11,7 @@ import pytest
 
 from examples.provider import provider as providers
 from meterd.embedded import process
+from tests import places
 from tests.acceptance import installation
 from tests.typescript import runtimes
 
@@ -33,8 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def runtime_directory() -> Iterator[pathlib.Path]:
-    # Not pytest's own: Postgres runs as another user, who has to reach it.
-    with tempfile.TemporaryDirectory(prefix="meterd-typescript-", ignore_cleanup_errors=True) as directory:
+    with places.store_directory("typescript") as directory:
         yield pathlib.Path(directory)
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,16 @@ import click
 
 from meterd import settings
 from meterd.cli import console
+from meterd.core import errors
 
 if TYPE_CHECKING:
     from meterd.embedded import postgres, valkey
+    from meterd.server import app
 
 TENANT = "demo"
 ACCOUNT = "demo-account"
 GRANT_CREDITS = 100_000
+READY_TIMEOUT_S = 30.0
 PRICES = """\
 # Prices of the demo tenant. Edit this file: it is read again within two seconds, without a restart. docs/PRICES.md explains the format.
 features:
@@ -166,15 +170,18 @@ def _serve(read: settings.Settings, keys: _Keys, play: int) -> int:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, (lambda: None) if on_hangup is signal.SIG_IGN else server.stop
         )
-        threading.Thread(target=_demonstrate, args=(read, address, keys, play), name="meterd-demo", daemon=True).start()
+        threading.Thread(
+            target=_demonstrate, args=(server, read, address, keys, play), name="meterd-demo", daemon=True
+        ).start()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(server.serve(on_serving))
 
 
-def _demonstrate(read: settings.Settings, address: str, keys: _Keys, play: int) -> None:
+def _demonstrate(server: app.App, read: settings.Settings, address: str, keys: _Keys, play: int) -> None:
     """The demo account, a played trace if asked for, and how to call."""
     try:
+        _wait_ready(server)
         _fund(address, keys)
     except Exception as exc:
         # The server serves on: this is not its fault, or it says so itself.
@@ -184,6 +191,15 @@ def _demonstrate(read: settings.Settings, address: str, keys: _Keys, play: int) 
         click.echo(f"Playing {play} generated requests over gRPC", err=True)
         _play(read, address, keys, play)
     click.echo(_how_to_call(read, address, keys))
+
+
+def _wait_ready(server: app.App) -> None:
+    """Calls are taken before they are decided: first each partition is compared with Postgres."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while server.unready:
+        if time.monotonic() > deadline_s:
+            raise errors.UnavailableError(f"not serving: {server.unready}")
+        time.sleep(0.02)
 
 
 def _fund(address: str, keys: _Keys) -> None:

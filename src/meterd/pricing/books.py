@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
@@ -40,7 +41,13 @@ def compiled(text: str = "", source: str = "prices") -> pricing.PriceBook:
 
 def compiled_file(path: pathlib.Path | None) -> pricing.PriceBook:
     """As `compiled`, from a file; None is the bundled prices alone."""
-    return compiled() if path is None else compiled(_read(path), str(path))
+    return bundled_book() if path is None else compiled(_read(path), str(path))
+
+
+@functools.cache
+def bundled_book() -> pricing.PriceBook:
+    """The bundled prices alone."""
+    return compiled()
 
 
 def dump(book: pricing.PriceBook) -> bytes:

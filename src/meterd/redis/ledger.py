@@ -66,7 +66,7 @@ class RedisLedger:
         self._holds_max = str(holds_max)
         self._on_fence = on_fence
         self.sentinels: list[bytes | None] = [None] * partitions
-        self.scripts = scripts.read_all()
+        self.scripts = dict(scripts.read_all())
 
     async def reserve(self, command: ledger.Reserve) -> ledger.ReserveOutcome:
         place = keys.places(command.address, self.partitions)

@@ -91,6 +91,11 @@ class App:
                 credentials.check_plaintext(address, self._settings.allow_plaintext)
         return await self._run(lambda made: self._serve(made, on_serving), workers=self._settings.workers)
 
+    @property
+    def unready(self) -> str:
+        """Why calls are not decided now; "" if they are."""
+        return self._unready
+
     async def work(self) -> int:
         """Runs the workers alone, until `stop`, SIGTERM or SIGINT; answers the exit status."""
         return await self._run(self._idle, workers=True)
