@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import uuid
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from meterd.core import errors, values
 from meterd.core import limits as core_limits
@@ -134,6 +134,8 @@ class Reserve:
     terms: bytes
     # True for an id so old that its tombstone may be gone: answer a replay from Redis, otherwise write nothing (AskDurable).
     replay_only: bool = False
+    # What `terms` says, from which limits are counted; None: to be decoded.
+    said: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False, compare=False, repr=False)
 
 
 @values.value
@@ -147,6 +149,8 @@ class Commit:
     digest: bytes
     # JSON object, opaque: usage, model, cost, breakdown. Stored with the record.
     detail: bytes
+    # What `detail` says, as in Reserve.
+    said: Mapping[str, Any] | None = dataclasses.field(default=None, hash=False, compare=False, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,6 +5,7 @@ They speak the protobuf messages themselves, so that no layer between the wire a
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import Awaitable, Callable
@@ -13,9 +14,12 @@ from typing import Protocol, TypeVar
 from meterd.core import errors, ids, ledger, pricing
 from meterd.meter import holds, quotes, replies, requests
 from meterd.pricing import books as price_books
-from meterd_client.v1 import metering_pb2
+from meterd_client.v1 import metering_pb2, types_pb2
 
 T = TypeVar("T")
+
+# How long a replay waits for what only Postgres can add to it. It has its answer already.
+RETELL_S = 0.5
 
 
 class Hydration(Protocol):
@@ -86,6 +90,7 @@ class Metering:
             expiry=expiry,
             terms=requests.encode(terms),
             replay_only=self._may_be_forgotten(address, hold, now_ms),
+            said=terms,
         )
         # As `_with_account`, without the coroutine that every call would pay for.
         try:
@@ -158,6 +163,7 @@ class Metering:
             amount_micros=actual.amount_micros,
             digest=digest,
             detail=actual.detail,
+            said=actual.said,
         )
         # As `_settle`, without the coroutines that every call would pay for.
         try:
@@ -172,7 +178,10 @@ class Metering:
             hold_id = ids.parse_hold_id(id_text)
             found = await self._ended(tenant_id, hold_id)
             return await self._commit_durable(tenant_id, hold_id, request, digest, found)
-        return replies.settled(metering_pb2.CommitResponse(), outcome, actual, id_text)
+        response = replies.settled(metering_pb2.CommitResponse(), outcome, actual, id_text)
+        if outcome.replayed:
+            await self._retell(tenant_id, address, outcome, response.settlement)
+        return response
 
     async def _book(self, terms: requests.Terms) -> pricing.PriceBook:
         version = terms.get("pv", "")
@@ -341,7 +350,10 @@ class Metering:
             return metering_pb2.ChargeResponse(settlement=replies.durable_settlement(outcome, own_id), replayed=True)
         if isinstance(outcome, ledger.Denied):
             return metering_pb2.ChargeResponse(denial=replies.denial(outcome), balance=replies.balance(outcome.balance))
-        return replies.settled(metering_pb2.ChargeResponse(), outcome, actual, str(own_id))
+        response = replies.settled(metering_pb2.ChargeResponse(), outcome, actual, str(own_id))
+        if outcome.replayed:
+            await self._retell(tenant_id, command.address, outcome, response.settlement)
+        return response
 
     async def settle_charge(self, command: ledger.Charge) -> ledger.Settled | ledger.Denied | holds.Durable:
         """A charge that was priced already, once whatever comes: the ledger's answer, or that of a record which only Postgres has.
@@ -393,6 +405,20 @@ class Metering:
         except errors.ConflictError as exc:
             raise _other_usage() from exc
 
+    async def _retell(
+        self, tenant_id: str, address: str, outcome: ledger.Settled, message: types_pb2.Settlement
+    ) -> None:
+        """Adds usage and prices to a replay, since a tombstone has no room for them. Nothing if Postgres does not have the record yet."""
+        asking = asyncio.ensure_future(self._durable.settled(tenant_id, address, outcome.txn))
+        # Left alone if it takes too long: a query that is cancelled waits for Postgres too.
+        done, _ = await asyncio.wait((asking,), timeout=RETELL_S)
+        if not done:
+            asking.add_done_callback(_looked_at)
+        elif not isinstance(asking.exception(), errors.UnavailableError):
+            found = asking.result()
+            if found is not None and found.kind is outcome.kind:
+                replies.retell(message, found)
+
     async def _with_account(self, tenant_id: str, address: str, call: Callable[[], Awaitable[T]]) -> T:
         """`call`'s result; once more after hydration if the account was not loaded."""
         try:
@@ -400,6 +426,11 @@ class Metering:
         except errors.AccountNotLoadedError:
             await self._hydration.hydrate(tenant_id, address)
             return await call()
+
+
+def _looked_at(done: asyncio.Future[holds.Durable | None]) -> None:
+    if not done.cancelled():
+        done.exception()
 
 
 def _other_usage() -> errors.AlreadyExistsError:

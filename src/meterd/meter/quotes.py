@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meterd.core import errors, money, pricing, ratecards, usage, values
@@ -39,6 +39,8 @@ class Actual:
 
     amount_micros: int | None
     detail: bytes = b""
+    # What limits count of the detail.
+    said: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     cost_usd: str = ""
     lines: Sequence[LineRow] = ()
     usage_state: int = 0
@@ -312,6 +314,7 @@ def _quoted(
     return Actual(
         amount_micros=quote.amount_micros,
         detail=requests.encode(detail),
+        said=detail,
         cost_usd=cost,
         lines=lines,
         usage_state=state,

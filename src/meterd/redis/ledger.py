@@ -84,6 +84,7 @@ class RedisLedger:
             self._holds_max,
             self._outbox_length_max,
             hold.hex + command.address,
+            limits.said(core_limits.decoded(command.terms) if command.said is None else command.said),
         )
         try:
             reply = await self._evalsha("reserve", place, hold, args)
@@ -113,6 +114,7 @@ class RedisLedger:
             hold_hex + command.address,
             hold_hex,
             command.address,
+            limits.spent(core_limits.decoded(command.detail) if command.said is None else command.said),
             *late,
         )
         try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meterd.core import catalog, limits
 
-# As LIMIT in limits.lua, up to the id and the value.
-_HEAD = struct.Struct("<dddd7B")
+# As LIMIT in limits.lua, up to the number, the id and the value.
+_HEAD = struct.Struct("<ddd7B")
+# As SAID there: up to the names, and the size of each.
+_WANTED = struct.Struct("<5d")
+_SIZE = struct.Struct("<H")
+_SPENT = struct.Struct("<dd")
 
 
 def packed(defined: Sequence[limits.Limit]) -> bytes:
@@ -17,10 +22,55 @@ def packed(defined: Sequence[limits.Limit]) -> bytes:
     parts: list[bytes] = []
     for limit in defined:
         shape, name, value = limit.shape(), limit.limit_id.encode(), limit.value.encode()
-        head = (limit.limit_no, limit.cap, shape.length_ms, shape.anchor_ms)
+        number = b"%d:" % limit.limit_no
+        head = (limit.cap, shape.length_ms, shape.anchor_ms)
         kinds = (limit.subject, limit.metric, shape.kind, shape.slots, int(limit.observe), limit.window)
-        parts.append(_HEAD.pack(*head, *kinds, len(name)) + name + bytes((len(value),)) + value)
+        parts += (
+            _HEAD.pack(*head, *kinds, len(number)),
+            number,
+            bytes((len(name),)),
+            name,
+            bytes((len(value),)),
+            value,
+        )
     return b"".join(parts)
+
+
+def said(terms: Mapping[str, Any]) -> bytes:
+    """What a call to be reserved wants and says, as SAID in limits.lua; its credits and its hold are the script's to say."""
+    cost = terms.get("cost")
+    tokens = terms.get("in", 0) + terms.get("out", 0)
+    if "extra" in terms:
+        tokens += terms["extra"].get("input_tokens", 0)
+    return (
+        _WANTED.pack(0, limits.usd_micros(cost) if cost else 0, limits.actions_of(terms), tokens, 0)
+        + _names(
+            terms.get("user", ""),
+            terms.get("team", ""),
+            terms.get("key", ""),
+            terms.get("item", ""),
+            terms.get("model", ""),
+        )
+        + _name(terms.get("op", ""))
+    )
+
+
+def spent(detail: Mapping[str, Any]) -> bytes:
+    """What a hold has come to by the detail of its Commit, as `settled` of limits.lua takes it."""
+    cost, tokens = limits.cost_of(detail), limits.tokens_of(detail)
+    return _SPENT.pack(-1 if cost is None else cost, -1 if tokens is None else tokens)
+
+
+# Callers ask for the same users and models again and again.
+@functools.lru_cache(maxsize=4096)
+def _names(user: str, team: str, key: str, item: str, model: str) -> bytes:
+    feature = limits.feature_of({"item": item}) or ""
+    return b"".join(_name(name) for name in (user, team, key, feature, model))
+
+
+def _name(text: str) -> bytes:
+    name = text.encode()
+    return _SIZE.pack(len(name)) + name
 
 
 def packed_counter(counter: limits.Counter) -> bytes:
@@ -38,11 +88,10 @@ def defined(text: bytes) -> list[limits.Limit]:
     found: list[limits.Limit] = []
     at = 0
     while at < len(text):
-        number, cap, _length, anchor, subject, metric, kind, _slots, observed, window, size = _HEAD.unpack_from(
-            text, at
-        )
+        cap, _length, anchor, subject, metric, kind, _slots, observed, window, size = _HEAD.unpack_from(text, at)
         at += _HEAD.size
-        name, at = text[at : at + size].decode(), at + size
+        number, at = text[at : at + size - 1], at + size
+        name, at = text[at + 1 : at + 1 + text[at]].decode(), at + 1 + text[at]
         value, at = text[at + 1 : at + 1 + text[at]].decode(), at + 1 + text[at]
         is_period = window == limits.Window.PERIOD and metric != limits.Metric.HOLDS
         found.append(

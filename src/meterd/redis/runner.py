@@ -201,14 +201,17 @@ class Runner:
                 future.exception()
 
     async def _keep_connected(self) -> None:
-        delay_s = RECONNECT_DELAY_MIN_S
+        delay_s, told = RECONNECT_DELAY_MIN_S, ""
         # Cancellation alone would not do: before Python 3.12, wait_for may swallow one that comes with its result.
         while not self._closing:
             try:
                 await self._connect()
-                delay_s = RECONNECT_DELAY_MIN_S
+                delay_s, told = RECONNECT_DELAY_MIN_S, ""
             except (OSError, redis.exceptions.RedisError) as exc:
-                log.warning("redis: cannot connect: %s", exc)
+                # The same once a second would bury what else is said; probes and metrics tell that it lasts.
+                if str(exc) != told:
+                    told = str(exc)
+                    log.warning("redis: cannot connect, trying on: %s", exc)
                 await asyncio.sleep(delay_s)
                 delay_s = min(2 * delay_s, RECONNECT_DELAY_MAX_S)
                 continue

@@ -69,11 +69,11 @@ def _inlined(text: str) -> str:
     """The text with names of places (a line such as `local A, B = 1, 2`) as the numbers that they stand for: a name would be a variable
     that each closure keeps."""
     places: dict[str, str] = {}
-    for line in re.findall(r"^local [A-Z, ]+ = [\d, ]+$", text, re.MULTILINE):
+    for line in re.findall(r"^local [A-Z_, ]+ = [\d, ]+$", text, re.MULTILINE):
         text = text.replace(line + "\n", "")
         names, _, numbers = line.removeprefix("local ").partition(" = ")
         places |= zip(names.split(", "), numbers.split(", "), strict=True)
-    return re.sub(r"\b[A-Z]+\b(?!')", lambda word: places.get(word[0], word[0]), text)
+    return re.sub(r"\b[A-Z_]+\b(?!')", lambda word: places.get(word[0], word[0]), text)
 
 
 def read(name: str) -> Script:

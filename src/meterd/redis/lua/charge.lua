@@ -31,8 +31,9 @@ local spent, debt = beyond(w, now, charge, policy > 3 and 2 or policy, a[OVERDRA
 local charged = sum(spent) + debt
 if defined and policy ~= 6 then
   local exceeded = nil
-  exceeded, counters = limit_tools()(defined, KEYS[6], now, now + REMEMBERED, ARGV[6], ARGV[7], code == 0 and charged or charge, 0, 1)
-  if exceeded[1] then return {'DENIED', 6, free, required, code, w[PINNED], a[SEQ], exceeded} end
+  local said = said_by(ARGV[6], ARGV[7], code == 0 and charged or charge, 0, 1)
+  exceeded, counters = limited(defined, KEYS[6], now, now + REMEMBERED, said, true)
+  if exceeded then return {'DENIED', 6, free, required, code, w[PINNED], a[SEQ], exceeded} end
 end
 if code > 0 then return {'DENIED', code, free, charge, 0, w[PINNED], a[SEQ]} end
 if call('XLEN', KEYS[3]) >= tonumber(ARGV[10]) then return {'FULL'} end

@@ -2,17 +2,16 @@
 -- Ends a hold with a charge. Draws the hold's slices, goes beyond them by policy, returns the rest.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 tenant, 3 amount (micros, "" for what is held), 4 digest (16 hex), 5 detail (JSON), 6 tombstone ttl (ms),
---       7 deadline member, 8 hold uuid (32 hex), 9 address, and for a late Commit that only Postgres remembers:
---       10 wallet, 11 overage, 12 terms, 13 held amount (micros), 14 charged at expiry (micros)
+--       7 deadline member, 8 hold uuid (32 hex), 9 address, 10 cost and tokens as `settled` of limits.lua takes them, and for a late
+--       Commit that only Postgres remembers: 11 wallet, 12 overage, 13 terms, 14 held amount (micros), 15 charged at expiry (micros)
 -- Returns {code, …}:
 --   SETTLED replayed ended (text: see the prelude)
 --   NOHOLD | CONFLICT state | STATE state | STRICT | NOTLOADED | FENCED | BADARG n | RANGE | BROKEN
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
-local charge = 0
-if ARGV[3] ~= '' then charge = whole(ARGV[3]) end
+local charge = ARGV[3] == '' and 0 or whole(ARGV[3])
 if not charge then return {'BADARG', '3'} end
-if not packed and not ARGV[10] then return {'NOHOLD'} end
+if not packed and not ARGV[11] then return {'NOHOLD'} end
 local hold, past
 if packed then hold, past = hold_in(packed) end
 local wallet, amount, terms, policy, already
@@ -21,7 +20,7 @@ elseif past then
   policy, terms = string.match(packed, '\n(%d) %d+ %d+ (.*)$')
   wallet, amount, policy, already = past[ENDED_WALLET], tonumber(past[ENDED_AMOUNT]), tonumber(policy), tonumber(past[ENDED_CHARGED])
 elseif packed then return {'NOHOLD'}
-else wallet, policy, terms, amount, already = ARGV[10], tonumber(ARGV[11]), ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14]) end
+else wallet, policy, terms, amount, already = ARGV[11], tonumber(ARGV[12]), ARGV[13], tonumber(ARGV[14]), tonumber(ARGV[15]) end
 local a, w, defined = read_account(KEYS[2], wallet)
 if not a then return {'NOTLOADED'} end
 if a[TENANT] ~= ARGV[2] then return {'NOHOLD'} end
@@ -57,7 +56,8 @@ a[WORTH] = a[WORTH] + back - sum(more) - debt
 a[SPENT], a[EXPIRED], a[REVOKED] = a[SPENT] + charged, a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
-local counters = counted_end(hold, defined, KEYS[6], now, terms, charged, ARGV[5], already)
+local counters = hold and counted_end(hold, KEYS[6], charged, ARGV[10])
+if not hold and defined then counters = counted_late(defined, KEYS[6], now, terms, charged, ARGV[5], already) end
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, hold and 'C' or 'L', ARGV[8], ARGV[9], wallet, amounts, 0, ARGV[4], policy, terms, ARGV[5],
   hold and ARGV[7])

@@ -28,7 +28,7 @@ a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
 local is_undone = hold[EXPIRY] == 1 or hold[EXPIRY] == 2 and detail == ''
-local counters = counted_end(hold, nil, KEYS[6], now, '', not is_undone and charge or nil, detail)
+local counters = hold[ENTRIES] ~= '' and counted_end(hold, KEYS[6], not is_undone and charge or nil, spent_by(detail))
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'E', ARGV[4], ARGV[5], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], detail, ARGV[3])
 local ended = format('5 %s - %d %d %s\n%d %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core, hold[OVERAGE], hold[CREATED], hold[DEADLINE], hold[TERMS])

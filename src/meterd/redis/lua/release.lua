@@ -24,7 +24,7 @@ a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
 if a[DAY] == math.floor(hold[CREATED] / 86400000) then a[ACTIONS] = math.max(0, a[ACTIONS] - 1) end
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
-local counters = counted_end(hold, nil, KEYS[6], now, '', nil, '')
+local counters = counted_end(hold, KEYS[6])
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'R', ARGV[6], ARGV[7], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], ARGV[3], ARGV[5])
 local ended = format('4 %s - %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core)

@@ -2,7 +2,8 @@
 -- Sets credits aside from a wallet's grants in burn order.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 least amount that will do (micros), 5 digest (16 hex), 6 ttl (ms), 7 overage (0-3),
---       8 expiry (1-3), 9 terms (JSON), 10 replay only (0 or 1), 11 open holds at most, 12 outbox length at most, 13 deadline member
+--       8 expiry (1-3), 9 terms (JSON), 10 replay only (0 or 1), 11 open holds at most, 12 outbox length at most, 13 deadline member,
+--       14 what it says to limits (SAID of limits.lua)
 -- Returns {code, …}:
 --   RESERVED amount created_ms available held seq slices is_unlimited | as the answer to a repeat: HELD 1 "wallet amount created_ms expires_ms
 --   reported available held seq slices overage" terms, or SETTLED … as commit
@@ -34,8 +35,10 @@ local required, exceeded, counters, entries = amount, nil, nil, ''
 if is_free then amount = 0
 elseif free < amount and not code then amount = free end
 if defined then
-  exceeded, counters, entries = limit_tools()(defined, KEYS[6], now, now + ttl + REMEMBERED, ARGV[9], '', amount, 1, 1)
-  if exceeded[1] then return {'DENIED', 6, free, required, code or 0, w[PINNED], a[SEQ], exceeded} end
+  local said = {struct.unpack(SAID, ARGV[14])}
+  said[WANTED_CREDITS], said[WANTED_HOLDS] = amount, 1
+  exceeded, counters, entries = limited(defined, KEYS[6], now, now + ttl + REMEMBERED, said, true)
+  if exceeded then return {'DENIED', 6, free, required, code or 0, w[PINNED], a[SEQ], exceeded} end
 end
 if code then return {'DENIED', code, free, required, 0, w[PINNED], a[SEQ]} end
 if call('XLEN', KEYS[3]) >= tonumber(ARGV[12]) then return {'FULL'} end

@@ -7,17 +7,17 @@ local epoch = call('GET', KEYS[1])
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local a, _, defined = read_account(KEYS[2], '')
 if not a then return {'NOTLOADED'} end
-local now, earliest, at, _, _, _, window_at, unpacked_counter = now_ms(), {}, 1, limit_tools()
+local now, earliest, at = now_ms(), {}, 1
 while at <= #(defined or '') do
-  local number, _, length, anchor, _, metric, kind, slots, _, _, _, _, after = struct.unpack(LIMIT, defined, at)
+  local _, length, anchor, _, metric, kind, slots, _, _, number, _, _, after = struct.unpack(LIMIT, defined, at)
   -- The earliest window that still counts; of open holds none is too early, and an operation's time lies ahead.
-  earliest[format('%d', number)] = metric == 5 and 'holds' or kind == 5 and now + 1 or window_at(kind, length, anchor, slots, now) - slots
+  earliest[number] = metric == 5 and 'holds' or kind == 5 and now + 1 or window_at(kind, length, anchor, slots, now) - slots
   at = after
 end
 local page, stale = call('HSCAN', KEYS[3], ARGV[2], 'COUNT', ARGV[3]), {}
 for i = 1, #page[2], 2 do
-  local row, since = unpacked_counter(page[2][i + 1]), earliest[string.match(page[2][i], '^%d+')]
-  if not since or since == 'holds' and row[3] == 0 or since ~= 'holds' and row[1] < since then stale[#stale + 1] = page[2][i] end
+  local since, last, _, used = earliest[string.match(page[2][i], '^%d+:')], struct.unpack('<ddd', page[2][i + 1])
+  if not since or since == 'holds' and used == 0 or since ~= 'holds' and last < since then stale[#stale + 1] = page[2][i] end
 end
 -- checks above, writes below
 for i = 1, #stale, 500 do call('HDEL', KEYS[3], unpack(stale, i, math.min(#stale, i + 499))) end
