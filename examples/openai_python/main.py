@@ -83,7 +83,7 @@ async def main(account: str, question: str, max_tokens: int = 100) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
+    if len(sys.argv) < 3 or not {"METERD_SERVER", "METERD_KEY"} <= os.environ.keys():
         sys.exit(__doc__)
     if "OPENAI_BASE_URL" not in os.environ:
         server = provider.serve(0)

@@ -15,6 +15,11 @@ const kit = here("../../clients/react/");
 // esbuild and React are those of the kit: two Reacts in one page do not work.
 const esbuild = createRequire(`${kit}package.json`)("esbuild");
 
+if (!METERD_KEY) {
+  console.error("METERD_KEY must be an admin key: paste the lines that `make run` prints, then export METERD_KEY=$METERD_ADMIN_KEY");
+  process.exit(1);
+}
+
 /** One call of meterd: plain HTTP and JSON. */
 async function call(method, request) {
   const headers = { authorization: `Bearer ${METERD_KEY}`, "content-type": "application/json" };

@@ -16,5 +16,5 @@ const chat :Workerd.Worker = (
     (name = "METERD_KEY", fromEnvironment = "METERD_KEY"),
     (name = "PROVIDER_URL", fromEnvironment = "PROVIDER_URL"),
   ],
-  compatibilityDate = "2026-11-01",
+  compatibilityDate = "2026-10-20",
 );

@@ -13,10 +13,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 import pytest
 
+from meterd.embedded import process as embedded
 from tests.acceptance import processes
 
 START_TIMEOUT_S = 90.0
@@ -70,6 +71,23 @@ def _exports(printed: str) -> dict[str, str]:
     return dict(re.findall(r"^  export (METERD_\w+)=(\S+)", printed, re.M))
 
 
+def _meterd(command: str, variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meterd.cli", command, *arguments],
+        env=processes.meterd_environment(redis_url="", dsn="") | dict(variables),
+        capture_output=True,
+        text=True,
+        timeout=START_TIMEOUT_S,
+        check=False,
+    )
+
+
+def _grants(exports: Mapping[str, str]) -> bool:
+    """Whether a Grant is answered, which takes both stores."""
+    key = {"METERD_KEY": exports["METERD_ADMIN_KEY"]}
+    return _meterd("grant", {**exports, **key}, "demo-account", "1").returncode == 0
+
+
 def _is_open(url: str) -> bool:
     host, port = url.rpartition("@")[2].removeprefix("redis://").partition("/")[0].split(":")
     with socket.socket() as probe:
@@ -98,10 +116,32 @@ def test_the_call_that_it_prints_reserves_and_a_closed_terminal_stops_all_of_it(
         assert [_is_open(url) for url in stores] == [False, False]
 
 
-def test_it_goes_on_with_the_same_keys_and_data(directory: pathlib.Path) -> None:
+def test_a_store_that_is_killed_is_started_again_and_the_ledger_is_whole(directory: pathlib.Path) -> None:
+    with _started(directory) as (_, printed):
+        exports = _exports(printed)
+        for store in ("valkey", "postgres"):
+            pid, _ = (directory / store / f"{store}.lock").read_text().split()
+            os.kill(int(pid), signal.SIGKILL)
+            embedded.wait_until(lambda: _grants(exports), f"a grant after {store} was killed", START_TIMEOUT_S)
+        done = _meterd("verify", exports)
+        assert (done.returncode, done.stdout[:7]) == (0, "Proven:"), done
+
+
+def test_a_second_one_says_what_is_in_use_and_what_to_do(directory: pathlib.Path) -> None:
+    with _started(directory) as (first, printed):
+        same = _meterd("dev", {}, "--directory", str(directory))
+        assert (same.returncode, f"in use: process {first.pid} runs valkey" in same.stderr) == (1, True), same
+        assert "choose another directory" in same.stderr
+        address = _exports(printed)["METERD_SERVER"]
+        other = _meterd("dev", {}, "--directory", str(directory.parent / "other"), "--listen", address)
+        assert other.returncode == 1
+        assert f"{address} is in use" in other.stderr and "--listen" in other.stderr
+
+
+def test_it_goes_on_with_the_same_keys_ports_and_data(directory: pathlib.Path) -> None:
     with _started(directory) as (process, first):
         process.send_signal(signal.SIGINT)
         assert process.wait(STOP_TIMEOUT_S) == 0
     with _started(directory) as (_, second):
-        kept = ("METERD_KEY", "METERD_ADMIN_KEY")
+        kept = ("METERD_KEY", "METERD_ADMIN_KEY", "METERD_POSTGRES_DSN", "METERD_REDIS_URL")
         assert [_exports(first)[name] for name in kept] == [_exports(second)[name] for name in kept]

@@ -261,6 +261,30 @@ def test_credits_are_given_to_another_user(app: products.Product) -> None:
     assert (app.credits("kim"), app.credits("lou")) == (6, 14)
 
 
+def test_what_the_product_wants_later_is_configuration_alone(app: products.Product) -> None:
+    """Referral 50, daily login 2, ten per cent more over $50."""
+    document = (products.FILES / "a.yaml").read_text()
+    for old, later in (
+        ("kind: referral, credits: 20", "kind: referral, credits: 50"),
+        ("kind: day, credits: 1", "kind: day, credits: 2"),
+        ("credits: 5000, price: 100", "credits: 5000, bonus: 500, price: 100"),
+    ):
+        assert document.count(old) == 1
+        document = document.replace(old, later)
+    with products.opened(app.made, "jobs-later") as shop:
+        assert shop.apply(document).applied
+        for account_id in ("gil", "hana"):
+            shop.open(account_id)
+        shop.claim("gil", "referral", referred_account_id="hana")
+        shop.claim("gil", "daily_login")
+        assert (shop.credits("gil"), shop.credits("hana")) == (62, 60)
+        sold = {one.package_id: one for one in shop.catalog().packages}
+        for name, credits in (("power", 1_500), ("enterprise", 5_500)):
+            before = shop.credits("hana")
+            shop.buy("hana", sold[name], f"later-{name}")
+            assert shop.credits("hana") == before + credits
+
+
 def test_a_balance_check_takes_less_than_100_ms(app: products.Product) -> None:
     app.open("max")
     took_ms: list[float] = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import grpc
 import httpx
 import pytest
 
@@ -78,6 +80,18 @@ def test_without_a_redelivery_the_next_process_completes_it(shop: world.World) -
     assert shop.credits(account) == {"default": 2500}
 
 
+def _answers(shop: world.World, account: str) -> bool:
+    """Whether the server has found Postgres again. Its health says nothing of that: calls are decided without Postgres."""
+    try:
+        shop.product.balance(account)
+    except grpc.RpcError as fault:
+        # A call that failed is its own error.
+        call: Any = fault
+        assert call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED), call.details()
+        return False
+    return True
+
+
 def test_postgres_that_goes_away_is_a_503_and_no_harm(shop: world.World) -> None:
     account = shop.account(plan_id="endless")
     paid = world.event("checkout.session.completed", world.session(account))
@@ -89,7 +103,7 @@ def test_postgres_that_goes_away_is_a_503_and_no_harm(shop: world.World) -> None
     finally:
         shop.made.postgres.start()
     processes.wait_until(lambda: shop.send(paid) == 200, "delivered again")
-    processes.wait_until(shop.made.is_serving, "health SERVING")
+    processes.wait_until(lambda: _answers(shop, account), "answered again")
     assert shop.credits(account) == {"default": 2500}
 
 
@@ -114,3 +128,23 @@ def test_a_dead_event_is_replayed_once_what_was_missing_is_there(shop: world.Wor
     shop.made.meterd("stripe", "replay", "--all", "--tenant", shop.product.tenant_id)
     assert shop.credits(account) == {"default": 5}
     assert shop.money(account) == [("package", "brand-new", "19.00 USD")]
+
+
+def _metric(shop: world.World, name: str) -> float:
+    lines = shop.http.get(f"http://{shop.process.address}/metrics").text.splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
+
+
+def test_an_event_that_stays_unprocessed_is_alarming_until_it_is_done(shop: world.World) -> None:
+    account = f"later-{world.new_id('x')}"
+    paid = world.event("checkout.session.completed", world.session(account))
+    assert shop.send(paid) == 202
+    shop.made.sql("UPDATE stripe_inbox SET received_at = now() - interval '20 minutes' WHERE event_id = $1", paid["id"])
+    age, told = "meterd_stripe_oldest_pending_seconds", "1 events are not processed, the oldest for 20 minutes"
+    processes.wait_until(lambda: _metric(shop, age) >= 1200, "an old event in the metrics")
+    assert _metric(shop, "meterd_stripe_pending") == 1
+    processes.wait_until(lambda: told in shop.process.log_path.read_text(), "an old event in the log")
+    shop.product.open(account, plan_id="endless")
+    _make_due(shop, paid["id"])
+    processes.wait_until(lambda: _metric(shop, age) == 0, "nothing that waits")
+    assert _state(shop, paid["id"]) == "done"

@@ -266,3 +266,7 @@ def test_purchases_are_in_the_report_of_revenue(shop: world.World) -> None:
     )
     after = revenue()
     assert (after[0] - before[0], after[1] - before[1], after[2] - before[2]) == (10, 19, 2)
+    key = shop.made.make_key(shop.product.tenant_id, "admin")
+    printed = shop.made.meterd("report", "revenue", "--server", shop.made.server.address, "--key", key)
+    (row,) = [line.split() for line in printed.splitlines() if "USD" in line]
+    assert {f"{after[0]:g}", f"{after[1]:g}"} <= set(row), (after, printed)

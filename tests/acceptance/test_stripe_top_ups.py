@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from meterd_client.v1 import accounts_pb2
+from meterd.billing import top_ups
+from meterd_client.v1 import accounts_pb2, events_pb2
 from tests import stripe_fake
 from tests.acceptance import installation, processes, products
 from tests.acceptance import stripe_world as world
@@ -77,6 +80,11 @@ class _Customer:
         (row,) = found
         return row["state"], row["error"]
 
+    def news(self) -> list[dict[str, Any]]:
+        """What topup.failed has told."""
+        request = events_pb2.ListEventsRequest(account_id=self.account, types=["topup.failed"])
+        return [json.loads(one.data) for one in self.shop.product.client.call("ListEvents", request).events]
+
     def order(self) -> tuple[str, str]:
         (row,) = self.shop.made.sql(
             """SELECT o.state, o.failure FROM orders AS o JOIN accounts AS a USING (account_no)
@@ -97,7 +105,7 @@ def test_a_request_is_paid_once_and_its_credits_come_with_stripes_event(
     assert (one.order(), shop.credits(one.account)) == (("pending", ""), {})
     shop.deliver(world.event("payment_intent.succeeded", {**world.payment_intent(paid["id"]), **paid}))
     assert (one.order(), shop.credits(one.account)) == (("completed", ""), {"default": 2500})
-    assert len(one.payments()) == 1
+    assert (len(one.payments()), one.news()) == (1, [])
 
 
 def test_an_answer_that_is_lost_again_and_again_is_one_payment(shop: world.World, stripe: stripe_fake.Stripe) -> None:
@@ -125,6 +133,7 @@ def test_a_card_that_is_declined_or_missing_is_noted_with_request_and_purchase(
     state, said = one.order()
     assert state == "failed"
     assert failure in said
+    assert [told["error"] for told in one.news()] == [error]
     assert shop.credits(one.account) == {}
 
 
@@ -155,3 +164,63 @@ def test_what_was_asked_for_before_it_was_switched_on_is_left_to_others(
             assert (early.payments(), len(late.payments())) == ([], 1)
         finally:
             process.kill()
+
+
+def _killed_at(shop: world.World, stripe: stripe_fake.Stripe, step: str) -> None:
+    """A buyer kills itself there; then the time passes for which it had claimed the request."""
+    settings = _settings(stripe) | {"test_doom": step}
+    try:
+        doomed = world.started(shop.made, shop.product.tenant_id, settings, world.DoomedProcess)
+    except processes.ProcessError as exc:
+        # It came to the step before it was ready.
+        assert "ended with -9" in str(exc), exc
+    else:
+        processes.wait_until(lambda: not doomed.is_running, f"killed when {step}")
+        doomed.kill()
+    shop.made.sql(
+        "UPDATE top_up_requests SET next_at = now() WHERE tenant_id = $1 AND state = 'pending'", shop.product.tenant_id
+    )
+
+
+def test_buyers_that_are_killed_one_after_the_other_at_each_step_pay_once(
+    shared: installation.Installation, stripe: stripe_fake.Stripe
+) -> None:
+    with world.opened(shared, "doomed") as shop:
+        assert shop.product.apply(world.CATALOG.replace(", stripe_price: price_starter", "")).applied
+        one = _Customer(shop, stripe)
+        shop.made.sql("UPDATE stripe_tenants SET top_ups_since = now() WHERE tenant_id = 'doomed'")
+        one.ask()
+        paid: list[int] = []
+        for step in top_ups.FAILPOINTS:
+            _killed_at(shop, stripe, step)
+            paid.append(len(one.payments()))
+        assert paid == [0, 0, 0, 1, 1, 1]
+        healthy = world.started(shared, "doomed", _settings(stripe))
+        try:
+            later = _Customer(shop, stripe)
+            later.ask()
+            assert later.ended() == ("done", "")
+        finally:
+            healthy.kill()
+        (payment,) = one.payments()
+        paid_event = world.event("payment_intent.succeeded", {**world.payment_intent(payment["id"]), **payment})
+        shop.deliver(paid_event, paid_event)
+        assert (one.order(), one.ended()) == (("completed", ""), ("done", ""))
+        assert shop.credits(one.account) == {"default": 2500}
+
+
+def test_no_log_has_a_secret(shop: world.World, stripe: stripe_fake.Stripe) -> None:
+    one = _Customer(shop, stripe)
+    # A line that is cut, and a body that somebody has forged; cards were declined before.
+    stripe.fault("POST payment_intents", "cut")
+    one.ask()
+    assert one.ended() == ("done", "")
+    body = world.body_of(world.event("payment_intent.succeeded", world.payment_intent("pi_1")))
+    assert shop.post(body, world.signature(body, secret="whsec_forged")).status_code == 400
+    directory = pathlib.Path(shop.made.server.directory)
+    logs = {path.name: path.read_text() for path in directory.glob("*.log")}
+    assert "refused a body" in logs[shop.process.log_path.name]
+    password = (directory / "postgres.password").read_text().strip()
+    for name, text in logs.items():
+        for secret in (stripe_fake.KEY, world.SECRET, world.OLD_SECRET, password, shop.made.admin_key):
+            assert secret not in text, name

@@ -36,7 +36,7 @@ class Stores:
         )
         return made
 
-    async def reserve(self, amount: int) -> ledger.Held:
+    async def reserve(self, amount: int, *, ttl_ms: int = 60_000) -> ledger.Held:
         command = ledger.Reserve(
             tenant_id="t",
             address=self.address,
@@ -45,7 +45,7 @@ class Stores:
             amount_micros=amount,
             amount_min_micros=amount,
             digest=b"12345678",
-            ttl_ms=60_000,
+            ttl_ms=ttl_ms,
             overage=ledger.Overage.ACCOUNT,
             expiry=ledger.Expiry.RELEASE,
             terms=b'{"item":"credits"}',

@@ -166,7 +166,7 @@ def test_a_postgres_that_is_away_is_status_3_and_shows_no_password(run: Run, red
         (recover_command.recover, ("--redis", redis_url)),
     ):
         done = run(command, *arguments, "--postgres", dsn, code=3)
-        assert done.stderr.startswith("Error: ")
+        assert done.stderr.startswith("Error: Postgres: ")
         assert "hunter2" not in done.output
         assert done.stdout == ""
 

@@ -19,12 +19,13 @@ from google.protobuf import json_format
 from meterd.embedded import postgres
 from meterd.server import framing, options
 from meterd_client.v1 import accounts_pb2
-from tests.integration import bad_events, bad_input, serving, wires
+from tests import stripe_fake
+from tests.integration import bad_billing, bad_credit, bad_events, bad_input, serving, wires
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
-CASES = [*bad_input.CASES, *bad_events.CASES]
+CASES = [*bad_input.CASES, *bad_events.CASES, *bad_credit.CASES, *bad_billing.CASES]
 BALANCE = "/meterd.v1.Accounts/GetBalance"
 WATCH = "/meterd.v1.Accounts/Watch"
 
@@ -56,14 +57,20 @@ async def scene(
     prices.write_text(serving.PRICES)
     key = (await serving.new_key(dsn, "acme", "admin")).key
     other = (await serving.new_key(dsn, "other", "admin")).key
-    settings = serving.settings_of(dsn, redis_server_url, prices_file=str(prices), http_address="127.0.0.1:0")
-    async with (
-        serving.running(settings, options=[("grpc.max_send_message_length", -1)]) as server,
-        httpx.AsyncClient(base_url=server.http_url, timeout=serving.CALL_TIMEOUT_S) as http,
-    ):
-        world = await bad_input.made_world(server.client(key), server.client(other), "acct")
-        await bad_events.add_webhooks(world, server.client(other))
-        yield Scene(world=world, http=http, key=key)
+    with stripe_fake.running() as stripe:
+        at_stripe: dict[str, Any] = {"stripe_api_key": stripe_fake.KEY, "stripe_api_base": stripe.url}
+        settings = serving.settings_of(
+            dsn, redis_server_url, prices_file=str(prices), http_address="127.0.0.1:0", **at_stripe
+        )
+        async with (
+            serving.running(settings, options=[("grpc.max_send_message_length", -1)]) as server,
+            httpx.AsyncClient(base_url=server.http_url, timeout=serving.CALL_TIMEOUT_S) as http,
+        ):
+            world = await bad_input.made_world(server.client(key), server.client(other), "acct")
+            await bad_events.add_webhooks(world, server.client(other))
+            await bad_credit.add_offers(world, server.client(other))
+            await bad_billing.add_purchases(world, server.client(other))
+            yield Scene(world=world, http=http, key=key)
     postgres.drop_database(postgres_server_dsn, name)
 
 

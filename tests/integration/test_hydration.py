@@ -48,6 +48,23 @@ async def test_a_new_account_brings_its_pending_grants_along(both: stores.Stores
     assert held.amount_micros == 500
 
 
+async def test_nobody_is_denied_while_a_grant_is_on_its_way_with_its_account(both: stores.Stores) -> None:
+    await both.account()
+    await both.grant("k1", 500)
+
+    async def first() -> ledger.Held:
+        while True:
+            try:
+                return await both.reserve(1)
+            except errors.AccountNotLoadedError:
+                await asyncio.sleep(0)
+
+    # `reserve` takes no denial.
+    reserving = [asyncio.create_task(first()) for _ in range(8)]
+    await both.hydrator.hydrate("t", both.address)
+    assert [held.amount_micros for held in await asyncio.gather(*reserving)] == [1] * 8
+
+
 async def test_many_callers_and_servers_load_an_account_once(both: stores.Stores) -> None:
     await both.account()
     await both.grant("k1", 500)

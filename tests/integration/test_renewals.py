@@ -12,7 +12,7 @@ import asyncpg
 import pytest_asyncio
 
 from meterd.core import catalog as offers
-from meterd.core import periods
+from meterd.core import ids, periods
 from meterd.meter import renewals, subscriptions
 from meterd.postgres import catalog, movements, pool, sql
 from meterd.server import engine
@@ -230,4 +230,30 @@ async def test_achievers_are_looked_for_among_those_who_were_charged_lately(data
         query = f"EXPLAIN {sql.read('plans')['reached_lately']}"
         plan = [line[0] for line in await connection.fetch(query, "acme", 100, "spent", 9, 60.0)]
     assert any("flushed_at_idx" in line for line in plan), plan
+    await connections.close()
+
+
+async def test_missing_gifts_are_looked_for_among_the_transfers_of_the_last_seconds(database: str) -> None:
+    connections = await pool.create(database)
+    made = catalog.Catalog(connections, partitions=64)
+    await made.create_tenant("acme")
+    now = datetime.datetime.now(datetime.UTC)
+    for name, ago_s, overage, count in (
+        ("early", 60 * 60, _TRANSFER, 5_000),
+        ("late", 0, _TRANSFER, 2),
+        ("user", 0, 0, 20_000),
+    ):
+        await made.create_account(catalog.NewAccount(tenant_id="acme", account_id=name))
+        at = now - datetime.timedelta(seconds=ago_s)
+        await connections.execute(_CHARGE, name, at, 5, overage, count)
+    since_ms = serving.now_ms() - renewals.TRANSFERS_SINCE_MS
+    assert len(await movements.ungifted(connections, since_ms=since_ms, count_max=9_000)) == 5_002
+    found = await movements.ungifted(connections, since_ms=since_ms, count_max=9_000, within_s=60)
+    assert {one.address for one in found} == {ids.account_address("acme", "late")} and len(found) == 2
+    # However many calls and transfers there were, only young transfers are read.
+    await connections.execute("ANALYZE ledger")
+    query = f"EXPLAIN {sql.read('plans')['ungifted_lately']}"
+    plan = [line[0] for line in await connections.fetch(query, since_ms, "", 100, 60.0)]
+    # The second index on flushed_at: the first has all records.
+    assert any("flushed_at_idx1" in line for line in plan), plan
     await connections.close()

@@ -326,9 +326,8 @@ async def test_plaintext_off_loopback_is_served_if_it_is_allowed(scene: serving.
 async def test_settings_that_cannot_work_are_told_by_name(scene: serving.Scene, server: serving.Server) -> None:
     stores = (scene.dsn, scene.redis_url)
     assert (await config_error("", scene.redis_url)).startswith("METERD_POSTGRES_DSN: must be given")
-    assert (await config_error(*stores, listen=server.address)).startswith(
-        f"METERD_LISTEN: cannot listen on {server.address}"
-    )
+    taken = await config_error(*stores, listen=server.address)
+    assert taken == f"METERD_LISTEN: cannot listen on {server.address}: address already in use"
     assert (await config_error(*stores, http_listen=server.address)).startswith("METERD_HTTP_LISTEN: cannot listen on")
     assert (await config_error(*stores, prices_file="nowhere.yaml")).startswith("METERD_PRICES_FILE: ")
     tls = {"tls_cert_file": "nowhere.pem", "tls_key_file": "nowhere.key"}

@@ -43,8 +43,8 @@ def built() -> pathlib.Path:
     """The folder of the built client and its tests. One worker builds, the others wait."""
     with (CLIENT / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        packages = CLIENT / "node_modules"
-        if not (packages / ".package-lock.json").exists():
+        installed, locked = CLIENT / "node_modules/.package-lock.json", CLIENT / "package-lock.json"
+        if not installed.exists() or installed.stat().st_mtime < locked.stat().st_mtime:
             npm("ci", "--silent")
         stamp = BUILD / "stamp"
         sources = [path for folder in ("src", "test") for path in (CLIENT / folder).rglob("*") if path.is_file()]

@@ -8,6 +8,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent import futures
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from examples.provider import provider as providers
 from meterd_client.v1 import accounts_pb2, types_pb2
 from tests.acceptance import installation
-from tests.client import proxy
+from tests.client import cuts
 from tests.typescript import runtimes, worlds
 
 GRANT_MICROS = 10**12
@@ -25,8 +26,6 @@ MODELS = {"openai": "gpt-4o-mini", "anthropic": "claude-sonnet-4-5"}
 # As the provider counts the agent's prompt, and as the hold says.
 PROMPT_TOKENS = 4
 HELD_TOKENS = 100
-# Where a connection is cut, as shares of its bytes: inside the first head, in bodies, in the last answer.
-CUT_SHARES = (0.0, 0.1, 0.35, 0.6, 0.85, 0.999)
 
 Kind = accounts_pb2.Transaction
 Get = Callable[[str], runtimes.Runtime]
@@ -162,61 +161,57 @@ def test_a_server_that_restarts_in_mid_stream_loses_nothing(
     assert record.settlement.charged_micros == PROMPT_TOKENS * 150 + 300 * 600
 
 
-class _Between:
-    """A proxy in front of meterd that runs in a thread of its own."""
-
-    def __init__(self, meterd: installation.Installation, wire: str) -> None:
-        self._meterd = meterd
-        self._wire = wire
-        host = meterd.server.address if wire == "grpc" else meterd.server.settings["METERD_HTTP_ADDRESS"]
-        self.proxy = proxy.Proxy(host)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.proxy.start(), self._loop).result()
-
-    @property
-    def target(self) -> dict[str, str]:
-        return worlds.target(self._meterd, self._wire, http=self.proxy.address, grpc=self.proxy.address)
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _stop(self) -> None:
-        await self.proxy.stop()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*others, return_exceptions=True)
-
-
 @contextlib.contextmanager
-def between(meterd: installation.Installation, wire: str) -> Generator[_Between]:
-    made = _Between(meterd, wire)
+def proxies() -> Generator[asyncio.AbstractEventLoop]:
+    """A loop in a thread of its own, in which proxies run."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
     try:
-        yield made
+        yield loop
     finally:
-        made.close()
+        asyncio.run_coroutine_threadsafe(_end_all(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _end_all() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 @pytest.mark.parametrize(("name", "wire"), RUNS)
-@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize(("call", "method"), [(0, "Reserve"), (1, "Commit")])
 def test_a_connection_that_is_cut_anywhere_makes_one_charge(
-    name: str, wire: str, direction: str, meterd: installation.Installation, provider: providers.Provider, runtime: Get
+    name: str,
+    wire: str,
+    call: int,
+    method: str,
+    meterd: installation.Installation,
+    provider: providers.Provider,
+    runtime: Get,
 ) -> None:
-    with between(meterd, wire) as whole:
-        asked = story(meterd, provider.url, wire, funded(meterd), target=whole.target)
-        assert "error" not in runtime(name).ask("/run", asked)
-        size = getattr(whole.proxy, direction)
-    for share in CUT_SHARES:
-        account = funded(meterd)
-        with between(meterd, wire) as cut:
-            setattr(cut.proxy, f"cut_{direction}", int(size * share))
-            answer = runtime(name).ask("/run", story(meterd, provider.url, wire, account, target=cut.target))
-            assert "error" not in answer, f"cut {direction} at {share}: {answer}"
+    agent = runtime(name)
+    host = meterd.server.address if wire == "grpc" else meterd.server.settings["METERD_HTTP_ADDRESS"]
+    places = cuts.PLACES | (cuts.TRAILER_PLACES if wire == "grpc" else {})
+
+    def cut(where: str, loop: asyncio.AbstractEventLoop) -> str:
+        """The account of a call that was cut there."""
+        account, between = funded(meterd), cuts.CuttingProxy(host, call=call, place=places[where])
+        asyncio.run_coroutine_threadsafe(between.start(), loop).result()
+        target = worlds.target(meterd, wire, http=between.address, grpc=between.address)
+        answer = agent.ask("/run", story(meterd, provider.url, wire, account, target=target))
+        assert between.is_cut, f"{method}, {where}: not cut"
+        assert "error" not in answer, f"{method}, {where}: {answer}"
+        asyncio.run_coroutine_threadsafe(between.stop(), loop).result()
+        return account
+
+    with proxies() as loop, futures.ThreadPoolExecutor(max_workers=len(places)) as pool:
+        accounts = dict(zip(places, pool.map(lambda where: cut(where, loop), places), strict=True))
+    for where, account in accounts.items():
         record = ended(meterd, account)
-        assert record.settlement.charged_micros == PROMPT_TOKENS * 150 + 20 * 600, f"cut {direction} at {share}"
+        assert record.settlement.charged_micros == PROMPT_TOKENS * 150 + 20 * 600, f"{method}, {where}"
 
 
 @pytest.mark.parametrize("name", runtimes.RUNTIMES)

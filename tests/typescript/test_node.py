@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -49,7 +51,18 @@ def test_the_types_are_strict() -> None:
     runtimes.npm("run", "--silent", "check")
 
 
-def test_the_lock_names_no_address() -> None:
-    text = (runtimes.CLIENT / "package-lock.json").read_text(encoding="utf-8")
+@pytest.mark.parametrize("package", ["typescript", "react"])
+def test_the_lock_names_no_address(package: str) -> None:
+    text = (runtimes.ROOT / "clients" / package / "package-lock.json").read_text(encoding="utf-8")
     assert "://" not in re.sub(r'"(?:url|funding)": "[^"]*"', "", text)
     assert '"resolved"' not in text
+
+
+@pytest.mark.parametrize("package", ["typescript", "react"])
+def test_the_lock_has_each_package_for_all_machines_and_what_it_must_hash_to(package: str) -> None:
+    text = (runtimes.ROOT / "clients" / package / "package-lock.json").read_text(encoding="utf-8")
+    packages: dict[str, dict[str, Any]] = json.loads(text)["packages"]
+    for path, one in packages.items():
+        assert not path or one["integrity"].startswith("sha512-"), path
+        for name in one.get("optionalDependencies", {}):
+            assert f"node_modules/{name}" in packages, f"{path}: {name}"

@@ -251,7 +251,25 @@ def test_a_refusal_is_one_line_and_an_exit_status(remote: Remote, status: grpc.S
 
 def test_a_server_that_is_away_is_status_3(remote: Remote) -> None:
     remote.server.stop(None).wait()
-    assert "UNAVAILABLE" in remote.run(commands.balance, "alice", code=3).stderr
+    told = remote.run(commands.balance, "alice", code=3).stderr
+    assert told.startswith("Error: UNAVAILABLE: no server speaks gRPC there: ")
+    assert f":{remote.port}: " in told and "--server or METERD_SERVER" in told
+
+
+def test_without_a_key_it_is_said_where_one_comes_from(remote: Remote) -> None:
+    done = click.testing.CliRunner().invoke(commands.balance, ["alice", "--server", f"localhost:{remote.port}"])
+    assert done.exit_code == 2
+    assert "Error: name an API key: --key or METERD_KEY; `meterd keys create` makes one\n" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--key", "mk_short"), ("--server", "http://localhost:8262")])
+def test_what_is_no_key_and_what_is_no_address_is_usage_and_not_sent(
+    remote: Remote, arguments: tuple[str, str]
+) -> None:
+    options = {"--server": f"localhost:{remote.port}", "--key": KEY} | dict([arguments])
+    given = [part for option in options.items() for part in option]
+    assert click.testing.CliRunner().invoke(commands.balance, ["alice", *given]).exit_code == 2
+    assert remote.recorder.requests == []
 
 
 def test_a_key_that_metadata_cannot_carry_is_usage_and_not_shown(remote: Remote) -> None:

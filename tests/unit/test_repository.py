@@ -141,6 +141,26 @@ def test_every_command_is_in_the_operators_manual() -> None:
             assert re.search(rf"\b{name}\b", text), name
 
 
+def test_every_command_tells_its_options_and_exit_codes_and_answers_machines() -> None:
+    for name, command in _subcommands().items():
+        if isinstance(command, click.Group):
+            continue
+        text = command.get_help(click.Context(command, info_name=name))
+        assert command.help and "exit" in text.lower(), name
+        silent = [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
+        assert silent == [], name
+        # Those without run until they are stopped, or answer one word.
+        assert ("--json" in _options(command)) != (name in {"dev", "serve", "worker", "stripe serve", "health"}), name
+
+
+def test_no_statement_is_put_together_from_values() -> None:
+    call = re.compile(
+        r"\b(?:execute|executemany|fetch|fetchrow|fetchval|prepare)\(\s*(?:f['\"]|[^)\n]*(?:\.format\(|['\"] [%+] ))"
+    )
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        assert not call.findall(path.read_text(encoding="utf-8")), path
+
+
 def test_every_setting_is_in_the_operators_manual_with_its_default() -> None:
     text = _text("docs/OPERATING.md")
     rows = dict(re.findall(r"^\| `(METERD_[A-Z0-9_]+)` \| ([^|]+?) \|", text.partition("These belong to")[0], re.M))

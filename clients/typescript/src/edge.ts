@@ -22,6 +22,7 @@ export type * from "./types.js";
 
 /** Where meterd is, and the API key of role "meter". */
 export interface CreateMeterOptions extends MeterOptions {
+  /** Where meterd's HTTP listener is, such as "https://meterd.internal". */
   baseUrl: string;
   key: string;
   fetch?: typeof globalThis.fetch;

@@ -45,8 +45,10 @@ export interface MeterOptions {
   onUnsettled?: (error: unknown, request: ReserveRequest) => void;
 }
 
+/** What a hold is for: exactly one of `model`, `feature`, `rate` and `creditsMicros`, who acts, and how long it lives. */
 export interface HoldOptions extends Omit<ModelCharge, "model" | "extra"> {
   account: string;
+  /** The wallet that pays; by default the price book's, or "default". */
   wallet?: string;
   /** What is charged: a model call, actions of a feature, units of a rate, or micro-credits. */
   model?: string;
@@ -106,19 +108,28 @@ export class Meter {
     });
   }
 
-  /** Charges without a hold. DeniedError as for `hold`. A repeat with the same `idempotencyKey` answers the same settlement. */
+  /**
+   * Charges without a hold, all or nothing unless an overage policy is given. DeniedError, UndecidedError and RefusedError as for `hold`. A
+   * repeat with the same `idempotencyKey` answers the same settlement.
+   */
   async charge(request: Omit<ChargeRequest, "idempotencyKey"> & { idempotencyKey?: string }): Promise<ChargeReply & { settlement: Settlement }> {
     const reply = await this.call("Charge", { ...request, idempotencyKey: request.idempotencyKey ?? uuid7() });
     if (!reply.settlement) throw new DeniedError(reply.denial!, reply.balance);
     return reply as ChargeReply & { settlement: Settlement };
   }
 
-  /** What a hold would take and whether it would be denied; touches nothing. */
+  /**
+   * What a hold would take, in micro-credits, and with an account whether it would be denied (an answer, no error); touches nothing.
+   * RefusedError, UndecidedError.
+   */
   estimate(request: EstimateRequest): Promise<EstimateReply> {
     return this.call("Estimate", request);
   }
 
-  /** Any call, with retries. */
+  /**
+   * Any call, with retries for `timeoutMs`: each try sends the same request, so its id has one effect. UndecidedError after that;
+   * RefusedError at once. A denial is in the reply.
+   */
   call<M extends Method>(method: M, request: Calls[M][0], timeoutMs = this.options.timeoutMs ?? TIMEOUT_MS): Promise<Calls[M][1]> {
     return retried(this.#wire, method, request, timeoutMs);
   }

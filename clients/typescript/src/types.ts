@@ -53,23 +53,33 @@ export interface Usage {
   storageSearches?: number;
 }
 
+/** A model call, priced by its tokens: those of the prompt, and at most `maxOutputTokens` of output. */
 export interface ModelCharge {
+  /** Such as "openai"; by default found from the model's name. */
   provider?: string;
+  /** As it is sent to the provider. */
   model: string;
+  /** Of the prompt, cached ones included; this or `prompt`. */
   inputTokens?: number;
   /** Counted by meterd, never stored; at most 1 MiB. */
   prompt?: string;
   maxOutputTokens?: number;
+  /** If the wallet does not cover the most, a hold that covers at least this many will do. */
   minOutputTokens?: number;
+  /** Such as "batch" or "flex". */
   serviceTier?: string;
+  /** Further usage that is priced by class. */
   extra?: Usage;
 }
 
+/** Actions of a feature, at its fixed price. */
 export interface FeatureCharge {
   feature: string;
+  /** Actions, 1 if absent. */
   quantity?: number;
 }
 
+/** Units of a rate. */
 export interface RateCharge {
   rate: string;
   /** Decimal string, such as "12.5". */
@@ -88,9 +98,15 @@ export interface Priced {
   credits?: CreditsCharge;
 }
 
+/**
+ * Sets credits aside. The same `holdId` again, with the same content, answers the same hold (`replayed`); with other content:
+ * ConflictError.
+ */
 export interface ReserveRequest extends Priced {
+  /** A UUIDv7. */
   holdId: string;
   accountId: string;
+  /** That pays; by default the price book's, or "default". */
   wallet?: string;
   subject?: Subject;
   ttlMs: number;
@@ -111,6 +127,7 @@ export interface ProviderResponse {
   json: Uint8Array;
 }
 
+/** Charges what was used, and returns the rest. A repeat answers the same settlement (`replayed`); with other content: ConflictError. */
 export interface CommitRequest {
   holdId: string;
   usage?: ReportedUsage;
@@ -122,17 +139,22 @@ export interface CommitRequest {
   serviceTier?: string;
 }
 
+/** Returns all of a hold. A repeat answers the same settlement (`replayed`); after a Commit: HoldEndedError. */
 export interface ReleaseRequest {
   holdId: string;
   reason?: string;
 }
 
+/** Gives a hold more life, or more credits. A repeat does no harm. */
 export interface ExtendRequest {
   holdId: string;
+  /** At least this long from now; a hold's life is never cut. */
   ttlMs: number;
+  /** The new total of what is set aside. */
   amountMicros?: bigint | number;
 }
 
+/** The usage of a running call so far: cumulative, so that one which is lost or repeated does no harm. */
 export interface ReportRequest {
   holdId: string;
   usage: Usage;
@@ -148,7 +170,12 @@ export interface ModelUsage {
   serviceTier?: string;
 }
 
+/**
+ * Charges at once. The same key again, with the same content, answers the same settlement (`replayed`); with other content:
+ * ConflictError.
+ */
 export interface ChargeRequest {
+  /** A UUIDv7. */
   idempotencyKey: string;
   accountId: string;
   wallet?: string;
@@ -162,28 +189,37 @@ export interface ChargeRequest {
   metadata?: Record<string, string>;
 }
 
+/** Asks for a price, and with an account whether it would be denied. Touches nothing. */
 export interface EstimateRequest extends Priced {
   accountId?: string;
   wallet?: string;
 }
 
+/** A part of an amount, and the grant that it came from. */
 export interface GrantDraw {
   grantId: string;
   amountMicros: Micros;
 }
 
+/** Of one wallet, right after the call. */
 export interface Balance {
   wallet: string;
   availableMicros: Micros;
+  /** Set aside by open holds. */
   heldMicros: Micros;
+  /** The account's number of ledger records so far; grows by one with each within an epoch. */
   seq: bigint;
   epoch: bigint;
 }
 
+/** Credits that are set aside. */
 export interface HoldGrant {
+  /** To be used in further calls: the id that was asked for, signed. */
   holdId: string;
   amountMicros: Micros;
+  /** Decimal string; empty unless a model is charged. */
   costEstimateUsd: string;
+  /** Output tokens that are covered: what to ask the provider for. */
   maxOutputTokens: number;
   priceVersion: string;
   expiresAt?: Date;
@@ -214,23 +250,36 @@ export interface Denial {
   reasons: DenialReason[];
   availableMicros: Micros;
   requiredMicros: Micros;
+  /** Output tokens that the wallet could cover after the input; 0 unless a model is charged. */
   affordableOutputTokens: number;
+  /** When to try again, where that is known. */
   retryAt?: Date;
 }
 
+/** A class of a charge, with decimal strings. */
 export interface CostLine {
+  /** Such as "input", "cache_read", "output", "feature" or "rate". */
   usageClass: string;
   quantity: string;
+  /** Of one unit: in USD (models) or in credits (features, rates). */
   unitPrice: string;
+  /** Empty for features, rates and plain credits. */
   costUsd: string;
 }
 
+/** What a hold or a charge came to. */
 export interface Settlement {
   settlementId: string;
   state?: HoldState;
   chargedMicros: Micros;
+  /** Returned to the grants that it came from. */
   returnedMicros: Micros;
+  /** Owed by the usage, but not covered by hold, wallet or overdraft; never charged later by itself. */
   uncollectedMicros: Micros;
+  /**
+   * Decimal string; empty unless a model is charged. This, `breakdown`, `usageState` and `priceVersion` may be missing in a replay that
+   * comes before the record is in Postgres.
+   */
   costUsd: string;
   breakdown: CostLine[];
   usageState?: UsageState;
@@ -238,6 +287,7 @@ export interface Settlement {
   priceVersion: string;
   holdId: string;
   settledAt?: Date;
+  /** Not returned, because its grant had expired while it was held. */
   forfeitedMicros: Micros;
 }
 
@@ -262,6 +312,7 @@ export interface ExtendReply {
 
 export interface ReportReply {
   advice?: Advice;
+  /** Further output tokens that are covered. */
   affordableOutputTokens: number;
   usedMicros: Micros;
   expiresAt?: Date;

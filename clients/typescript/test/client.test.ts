@@ -84,7 +84,7 @@ for (const [name, make] of Object.entries(makers)) {
       let seen = 0;
       for await (const _ of core.meterStream(hold, chunks(2_000))) seen++;
       assert.ok(hold.stopped);
-      assert.ok(seen >= 83 && seen < 1_500, `${seen}`);
+      assert.ok(seen >= 83 && seen < 2_000, `${seen}`);
       const settlement = await hold.done;
       assert.equal(settlement!.usageState, "PARTIAL");
       assert.equal(settlement!.chargedMicros, 199_800n);
@@ -155,8 +155,8 @@ for (const [name, make] of Object.entries(makers)) {
     });
 
     test("a hold outlives its ttl while its call runs", async () => {
-      const hold = await make().hold({ ...model, ttlMs: 1_000 });
-      await new Promise((resolve) => setTimeout(resolve, 1_800));
+      const hold = await make().hold({ ...model, ttlMs: 3_000 });
+      await new Promise((resolve) => setTimeout(resolve, 3_300));
       assert.equal((await hold.commit(response))!.state, "COMMITTED");
     });
 

@@ -10,5 +10,5 @@ const config :Workerd.Config = (
 
 const agent :Workerd.Worker = (
   modules = [(name = "agent.js", esModule = embed "../build/bundles/agent.workerd.js")],
-  compatibilityDate = "2026-11-01",
+  compatibilityDate = "2026-10-20",
 );

@@ -13,7 +13,7 @@ from typing import Any
 
 import asyncpg
 
-from meterd.billing import events, facts, outgoing, settling
+from meterd.billing import events, facts, failpoints, outgoing, settling
 from meterd.core import errors
 from meterd.postgres import pool, stripe
 
@@ -21,7 +21,6 @@ _log = logging.getLogger(__name__)
 
 # Where the process may be killed in tests, in this order.
 FAILPOINTS = ("verified", "stored", "locked", "absorbed", "settled", "finished", "committed")
-Failpoint = Callable[[str], Awaitable[None]]
 
 # An event that nobody works on is taken up after this time; Stripe gives up on an answer after 10 s or more.
 TAKE_UP_MS = 20_000
@@ -40,10 +39,6 @@ _TELL_INTERVAL_MS = 5 * 60 * 1000
 _POSTGRES_ERRORS = (asyncpg.PostgresError, *pool.AWAY)
 # What passes by itself, and says nothing of the event.
 _PASSING = (*pool.AWAY, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
-
-
-async def no_failpoint(_step: str) -> None:
-    """Nothing happens."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,7 +63,7 @@ class Inbox:
         freezes: bool,
         at_stripe: outgoing.Stripe | None,
         clock_ms: Callable[[], int],
-        failpoint: Failpoint = no_failpoint,
+        failpoint: failpoints.Failpoint = failpoints.none,
     ) -> None:
         """`at_stripe` is asked where events leave something open; without it they wait, or the newest counts."""
         self._connections = connections

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from meterd.billing import marks, outgoing
+from meterd.billing import failpoints, marks, outgoing
 from meterd.core import catalog, errors, ids, money
 from meterd.postgres import catalog as stored
 from meterd.postgres import orders, pool
@@ -46,6 +46,7 @@ class Orders:
         stripe_: outgoing.Stripe | None,
         livemode: bool,
         clock_ms: Callable[[], int],
+        failpoint: failpoints.Failpoint = failpoints.none,
     ) -> None:
         """`stripe_` None: there is no key, and nothing can be sold."""
         self._connections = connections
@@ -53,6 +54,7 @@ class Orders:
         self._stripe = stripe_
         self._livemode = livemode
         self._clock_ms = clock_ms
+        self._failpoint = failpoint
 
     async def at_stripe(self, tenant_id: str) -> outgoing.Stripe:
         """Stripe as the tenant's money goes there. FailedPreconditionError: no key, or the key is not of the tenant's mode."""
@@ -181,6 +183,7 @@ class Orders:
         order, _ = await self.place_package(
             tenant_id, account_id, package_id, key=key, digest=digest, channel=orders.TOP_UP
         )
+        await self._failpoint("ordered")
         if order.stripe_payment_intent or order.state != orders.PENDING:
             return order
         at_stripe = await self.at_stripe(tenant_id)
@@ -191,12 +194,15 @@ class Orders:
             order = await orders.attach(
                 self._connections, order, customer=customer, parameters={"payment_method": method}
             )
+        await self._failpoint("chosen")
         method = order.parameters["payment_method"]
         params = _intent_params(order) | {"payment_method": method, "off_session": True, "confirm": True}
         try:
             made = await at_stripe.post("payment_intents", params, key=f"{order.order_id}:top_up")
         except outgoing.CardDeclinedError as exc:
+            await self._failpoint("charged")
             return await self._declined(order, exc)
+        await self._failpoint("charged")
         return await orders.attach(self._connections, order, payment_intent=made["id"])
 
     async def _card(self, tenant_id: str, account_id: str) -> tuple[str, str]:

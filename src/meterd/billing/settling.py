@@ -14,7 +14,7 @@ from meterd.billing import coverage, facts, sales, steps
 from meterd.core import catalog as offers
 from meterd.core import errors, money, periods
 from meterd.core import subscriptions as core
-from meterd.postgres import catalog, orders, plans, purchases, stripe
+from meterd.postgres import catalog, orders, plans, purchases, stripe, top_up_requests
 
 # The next part of a paid time is granted so long before it begins, so that nobody has to be awake then.
 AHEAD_MS = periods.DAY_MS
@@ -183,6 +183,9 @@ async def _unpaid(context: Context, sale: sales.Sale, order: orders.Order | None
     if order is not None and (sale.is_over or sale.failure):
         state = orders.CANCELLED if sale.is_over else orders.FAILED
         await orders.advance(context.connection, order, state, now_ms=context.now_ms, failure=sale.failure)
+        await top_up_requests.tell_unpaid(
+            context.connection, order, state=state, code=sale.failure, now_ms=context.now_ms
+        )
         context.told.append(f"purchase {order.order_id} is {state}")
         return
     if sale.returned_units or not sale.package_id:

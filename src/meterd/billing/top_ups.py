@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import asyncpg
 
-from meterd.billing import orders, outgoing
+from meterd.billing import failpoints, orders, outgoing
 from meterd.core import catalog, errors
 from meterd.postgres import catalog as accounts
 from meterd.postgres import catalogs, pool, top_up_requests, top_ups
@@ -32,8 +32,8 @@ BACKOFF_MS, BACKOFF_MAX_MS = 5_000, 600_000
 BATCH_MAX = 10
 POLL_S = 1.0
 RETRY_S = 2.0
-# Prefix of the orders' keys.
-KEY = "topup:"
+# Where the process may be killed in tests, in this order.
+FAILPOINTS = ("claimed", "ordered", "chosen", "charged", "noted", "ended")
 
 _AWAY = (asyncpg.PostgresError, *pool.AWAY)
 
@@ -70,13 +70,20 @@ class TopUps:
         at_stripe: outgoing.Stripe,
         livemode: bool,
         clock_ms: Callable[[], int],
+        failpoint: failpoints.Failpoint = failpoints.none,
     ) -> None:
         self._connections = connections
         self._tenant_id = tenant_id
         self._clock_ms = clock_ms
+        self._failpoint = failpoint
         self._sold = _Sold()
         self._orders = orders.Orders(
-            connections=connections, catalogs_=self._sold, stripe_=at_stripe, livemode=livemode, clock_ms=clock_ms
+            connections=connections,
+            catalogs_=self._sold,
+            stripe_=at_stripe,
+            livemode=livemode,
+            clock_ms=clock_ms,
+            failpoint=failpoint,
         )
         self._accounts = accounts.Catalog(connections, partitions=1)
         self.counts = Counts()
@@ -95,7 +102,9 @@ class TopUps:
         if found:
             self._sold.catalog = (await catalogs.latest(self._connections, self._tenant_id)).catalog
         for request in found:
+            await self._failpoint("claimed")
             await self._try(request)
+            await self._failpoint("ended")
         return len(found)
 
     async def _try(self, request: top_up_requests.Request) -> None:
@@ -111,11 +120,12 @@ class TopUps:
             _log.exception("top-up %s: unforeseen", request.request_id)
             await self._retry(request, f"{type(exc).__name__}: {exc}")
         else:
+            await self._failpoint("noted")
             is_over = order.state in (stored.FAILED, stored.CANCELLED)
             await self._finish(request, order, f"the purchase is {order.state}: {order.failure}" if is_over else "")
 
     async def _bought(self, request: top_up_requests.Request) -> stored.Order:
-        key = f"{KEY}{request.request_id}"
+        key = f"{top_up_requests.KEY}{request.request_id}"
         digest = orders.top_up_digest(request.account_id, request.package_id)
         # What was begun is gone on with, since Stripe may have taken the money; what was not is no longer wanted perhaps.
         if await stored.by_key(self._connections, self._tenant_id, key, digest) is None:
@@ -147,7 +157,7 @@ class TopUps:
 
     async def _fail(self, request: top_up_requests.Request, error: str) -> None:
         digest = orders.top_up_digest(request.account_id, request.package_id)
-        key = f"{KEY}{request.request_id}"
+        key = f"{top_up_requests.KEY}{request.request_id}"
         order = await stored.by_key(self._connections, self._tenant_id, key, digest)
         if order is not None and order.state == stored.PENDING:
             async with pool.as_tenant(self._connections, self._tenant_id) as connection:
@@ -156,13 +166,7 @@ class TopUps:
 
     async def _finish(self, request: top_up_requests.Request, order: stored.Order | None, error: str) -> None:
         await top_up_requests.finish(
-            self._connections,
-            self._tenant_id,
-            request.request_id,
-            top_up_requests.FAILED if error else top_up_requests.DONE,
-            error=error,
-            order_id=order.order_id if order is not None else None,
-            now_ms=self._clock_ms(),
+            self._connections, self._tenant_id, request, error=error, order=order, now_ms=self._clock_ms()
         )
         if error:
             self.counts.failed += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import pathlib
 import sys
+from decimal import Decimal
 
 import click
 
@@ -181,13 +182,13 @@ def _show_prices(found: catalog_pb2.GetCatalogResponse) -> None:
         )
     if found.rates:
         console.print_table(
-            ("rate", "name", "micro-credits", "unit", "wallet", "active"),
+            ("rate", "name", "credits", "unit", "wallet", "active"),
             [
-                (item.rate_id, item.name, item.unit_micros, item.unit, item.wallet, _yes(item.active))
+                (item.rate_id, item.name, _rate_credits(item.unit_micros), item.unit, item.wallet, _yes(item.active))
                 for item in found.rates
             ],
             title="Rates",
-            right=("micro-credits",),
+            right=("credits",),
         )
 
 
@@ -211,6 +212,11 @@ def _show_rewards(found: catalog_pb2.GetCatalogResponse) -> None:
         title="Rewards",
         right=("credits", "a week", "at spent"),
     )
+
+
+def _rate_credits(unit_micros: str) -> str:
+    """As the file has it: a rate may be finer than a micro-credit."""
+    return f"{Decimal(unit_micros).scaleb(-6).normalize():f}"
 
 
 def _yes(flag: bool) -> str:

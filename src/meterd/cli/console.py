@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
@@ -106,8 +107,19 @@ def _foreign_failure(exc: Exception, text: str) -> Failure | None:
         call: Any = exc
         code: str = call.code().name
         kind = Unavailable if code in _UNAVAILABLE_CODES else Misuse if code in _USAGE_CODES else Failure
-        return kind(f"{code}: {call.details()}")
+        return kind(f"{code}: {_advised(call.details() or '')}")
+    if asyncpg is not None and isinstance(exc, ConnectionError | TimeoutError | socket.gaierror):
+        # Of the stores only Postgres' client lets the system's own errors through.
+        return Unavailable(f"Postgres: {text}")
     return Unavailable(text) if isinstance(exc, OSError) else None
+
+
+def _advised(details: str) -> str:
+    """A call's fault; where nothing speaks gRPC, with what to do."""
+    if not details.startswith("failed to connect to all addresses"):
+        return details
+    cause = details.rpartition("last error: ")[2]
+    return f"no server speaks gRPC there: {cause}. Is it running? --server or METERD_SERVER names its gRPC port"
 
 
 def _from_file(variable: str) -> Callable[[click.Context, click.Parameter, str], str]:

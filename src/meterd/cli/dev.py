@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,13 +22,16 @@ from meterd.cli import console
 from meterd.core import errors
 
 if TYPE_CHECKING:
-    from meterd.embedded import postgres, valkey
+    from meterd.embedded import postgres, process, valkey
     from meterd.server import app
 
 TENANT = "demo"
 ACCOUNT = "demo-account"
 GRANT_CREDITS = 100_000
 READY_TIMEOUT_S = 30.0
+# Soon enough for a person who has killed a store to see what the server does then; after a failure there is something to read first.
+STORES_WATCH_INTERVAL_S = 1.0
+STORES_RETRY_INTERVAL_S = 5.0
 PRICES = """\
 # Prices of the demo tenant. Edit this file: it is read again within two seconds, without a restart. docs/PRICES.md explains the format.
 features:
@@ -67,8 +70,8 @@ class _Keys:
 )
 @console.guarded
 def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str, http_address: str) -> None:
-    """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start; to begin anew,
-    delete the directory.
+    """Run Valkey, Postgres and a server with a demo tenant until Ctrl-C. What they hold is there again at the next start, with the same
+    keys and ports; to begin anew, delete the directory. A store that ends, killed or not, is started again.
 
     A key of Stripe's test mode in METERD_STRIPE_API_KEY lets it sell; of other settings of servers it reads none.
 
@@ -80,6 +83,7 @@ def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str, http_
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     with _stores(directory) as (cache, database):
+        _check_free({"--listen": listen, "--http-listen": http_listen, "--http-address": http_address})
         keys = _prepared(directory, database)
         read = settings.read(
             # So that a key of Stripe's test mode lets it sell: docs/STRIPE.md.
@@ -106,18 +110,69 @@ def dev(play: int, directory: pathlib.Path, listen: str, http_listen: str, http_
 def _stores(directory: pathlib.Path) -> Generator[tuple[valkey.Valkey, postgres.Postgres]]:
     from meterd.embedded import postgres, process, valkey
 
-    cache, database = valkey.Valkey(directory / "valkey"), postgres.Postgres(directory / "postgres")
+    ports_path = directory / "ports.json"
+    ports = _ports(ports_path)
+    cache = valkey.Valkey(directory / "valkey", port=ports["valkey"])
+    database = postgres.Postgres(directory / "postgres", port=ports["postgres"])
+    stopping = threading.Event()
+    watch = threading.Thread(target=_watch, args=((cache, database), stopping), name="meterd-stores", daemon=True)
     try:
-        for name, one in (("Valkey", cache), ("Postgres", database)):
-            click.echo(f"Starting {name} in {one.directory}", err=True)
+        for one in (cache, database):
+            click.echo(f"Starting {one.name} in {one.directory}", err=True)
             one.start()
+        # Not before: until here another one may run in the directory, and the file be its own.
+        ports_path.write_text(json.dumps(ports), encoding="utf-8")
+        watch.start()
         yield cache, database
     except process.EmbeddedError as exc:
         raise console.Failure(str(exc)) from exc
     finally:
+        stopping.set()
+        if watch.ident is not None:
+            watch.join()
         # In this order the server's last records are on both disks.
         cache.stop()
         database.stop()
+
+
+def _ports(path: pathlib.Path) -> dict[str, int]:
+    """Of the stores, the same at each start unless another program has taken one: what a terminal has exported stays true."""
+    from meterd.embedded import process
+
+    found: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        name: found[name] if name in found and process.is_free(found[name]) else process.free_port()
+        for name in ("valkey", "postgres")
+    }
+
+
+def _watch(stores: Sequence[process.Process], stopping: threading.Event) -> None:
+    """Starts a store again that has ended: there is nobody else who would."""
+    delay_s = STORES_WATCH_INTERVAL_S
+    while not stopping.wait(delay_s):
+        delay_s = STORES_WATCH_INTERVAL_S
+        for one in stores:
+            if one.is_running:
+                continue
+            click.echo(f"{one.name} has ended, and is started again; {one.log_path} may say why", err=True)
+            try:
+                one.start()
+            except (errors.MeterdError, OSError) as exc:
+                click.echo(f"{one.name} was not started: {exc}", err=True)
+                delay_s = STORES_RETRY_INTERVAL_S
+
+
+def _check_free(listeners: Mapping[str, str]) -> None:
+    """console.Failure naming the option whose address another program has."""
+    from meterd.server import addresses
+
+    for option, address in listeners.items():
+        if addresses.is_taken(address):
+            raise console.Failure(
+                f"{address} is in use, perhaps by another meterd: end it, or choose another address with {option}"
+            )
 
 
 def _prepared(directory: pathlib.Path, database: postgres.Postgres) -> _Keys:
@@ -246,11 +301,12 @@ meterd serves on {address}, over HTTP on {read.http_address or "none"}; metrics 
 Ctrl-C stops all of it.
 
   export METERD_SERVER={address}
-  export METERD_KEY={keys.meter}           # tenant {TENANT}, role meter
-  export METERD_ADMIN_KEY={keys.admin}     # tenant {TENANT}, role admin
+  export METERD_KEY={keys.meter}
+  export METERD_ADMIN_KEY={keys.admin}
   export METERD_POSTGRES_DSN={read.postgres_dsn}
   export METERD_REDIS_URL={read.redis_url}
 
+The keys are of tenant {TENANT}: METERD_KEY of role meter, METERD_ADMIN_KEY of role admin.
 Account {ACCOUNT} has {GRANT_CREDITS:,} credits to spend. Reserve some, and commit what was used (README.md shows it):
 
   {_reserve(read, address)}

@@ -15,7 +15,15 @@ from meterd.cli import console
 @click.option(
     "--ca", "ca_path", type=click.Path(exists=True, path_type=pathlib.Path), help="CA certificate; plaintext without."
 )
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=2.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0.1),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it may take to answer.",
+)
 @console.guarded
 def health(server: str | None, ca_path: pathlib.Path | None, timeout_s: float) -> None:
     """Print SERVING and exit with 0 if the server can decide calls now; exit with 1 if it cannot, with 3 if it does not answer."""

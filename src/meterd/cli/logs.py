@@ -21,10 +21,15 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class _Text(logging.Formatter):
+    """For people. What a message says cannot begin a line of its own, nor move the cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in super().formatMessage(record))
+
+
 def configure(level: str, style: str) -> None:
     """Logs to standard error. `style` is "text" or "json"."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _Json() if style == "json" else logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    )
+    handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
+import re
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -18,6 +19,8 @@ from meterd_client.v1 import accounts_pb2_grpc, catalog_pb2_grpc, events_pb2_grp
 
 # A person waits; a server that is well answers in milliseconds.
 CALL_TIMEOUT_S = 10.0
+
+_KEY = re.compile(r"mk_[A-Za-z0-9_-]{43}\Z")
 
 
 class _Service:
@@ -90,14 +93,22 @@ def reports(server: str, key: str, ca_path: pathlib.Path | None) -> Generator[Re
 
 @contextlib.contextmanager
 def _channel(server: str, key: str, ca_path: pathlib.Path | None) -> Generator[grpc.Channel]:
-    if not key.isascii() or not key.isprintable():
-        raise console.Misuse("the key has characters that no API key has")
+    if not _KEY.match(key):
+        raise console.Misuse("the key is no API key: it is mk_ and 43 letters, digits, - or _")
+    if server.startswith(("http://", "https://")):
+        raise console.Misuse(f"{server}: a server's address is HOST:PORT, and the port is gRPC's")
     if ca_path is None:
         channel = grpc.insecure_channel(server)
     else:
         channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(ca_path.read_bytes()))
     with channel:
         yield channel
+
+
+def _given(_context: click.Context, _parameter: click.Parameter, key: str) -> str:
+    if not key:
+        raise click.UsageError("name an API key: --key or METERD_KEY; `meterd keys create` makes one")
+    return key
 
 
 def connected(
@@ -115,7 +126,11 @@ def connected(
             help="Address of the server. [env: METERD_SERVER]",
         )
         @click.option(
-            "--key", envvar="METERD_KEY", required=True, help="API key; the tenant is the key's. [env: METERD_KEY]"
+            "--key",
+            envvar="METERD_KEY",
+            default="",
+            callback=_given,
+            help="API key; the tenant is the key's. [env: METERD_KEY]",
         )
         @click.option(
             "--ca",

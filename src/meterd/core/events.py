@@ -26,6 +26,7 @@ class Type(enum.StrEnum):
     HOLD_EXPIRED = "hold.expired"
     LIMIT_NEAR = "limit.near"
     LIMIT_REACHED = "limit.reached"
+    TOPUP_FAILED = "topup.failed"
     TOPUP_REQUESTED = "topup.requested"
     USAGE_SPIKE = "usage.spike"
     USAGE_UNCOLLECTED = "usage.uncollected"

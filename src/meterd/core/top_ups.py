@@ -91,3 +91,34 @@ def draft(
         payload=payload,
         at_ms=at_ms,
     )
+
+
+def failure(
+    *,
+    tenant_id: str,
+    account_no: int,
+    account_id: str,
+    request_id: str,
+    package_id: str,
+    purchase_id: str,
+    error: str,
+    code: str,
+    at_ms: int,
+) -> events.Draft:
+    """The news that a request brings no credits. Of one request there is one, however many find it out.
+
+    `purchase_id` "" if none was begun; `code` is Stripe's, "" if it was not the payment that failed.
+    """
+    payload = {"request_id": request_id, "package_id": package_id, "error": error}
+    payload |= {"purchase_id": purchase_id} if purchase_id else {}
+    payload |= {"code": code} if code else {}
+    return events.Draft(
+        tenant_id=tenant_id,
+        account_no=account_no,
+        account_id=account_id,
+        type=events.Type.TOPUP_FAILED,
+        subject=request_id,
+        once=request_id,
+        payload=payload,
+        at_ms=at_ms,
+    )

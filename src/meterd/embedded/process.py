@@ -51,6 +51,18 @@ def free_port() -> int:
     raise EmbeddedError(f"no port between {_PORTS.start} and {_PORTS.stop} is free")
 
 
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port of 127.0.0.1 now."""
+    with socket.socket() as probe:
+        # Connections of the one before, which linger, are no listener.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
     """Polls `condition`; EmbeddedError naming `what` if it does not come true in time."""
     deadline_s = time.monotonic() + timeout_s
@@ -260,7 +272,9 @@ class Process(abc.ABC):
             is_orphan = owner_pid == 0 or not is_alive(owner_pid)
             waited_s = time.monotonic() - begun_s
             if waited_s > (ORPHAN_TIMEOUT_S if is_orphan else in_use_timeout_s):
-                raise EmbeddedError(f"{self.directory} is in use: process {owner_pid} runs {self.name} there as {pid}")
+                raise EmbeddedError(
+                    f"{self.directory} is in use: process {owner_pid} runs {self.name} there as {pid}; end it, or choose another directory"
+                )
             if is_orphan and pid and pid not in told and sys.platform != "linux":
                 # Linux has told it already.
                 told.add(pid)

@@ -33,8 +33,11 @@ async def load(connection: Any, store: ledger.Ledger, address: str, tenant_id: s
     state = await fold.state(connection, address)
     if state is None or (tenant_id and state.tenant_id != tenant_id):
         raise errors.NotFoundError("account_id: no such account")
-    await store.load(state)
-    return await apply(store, address, await fold.changes_after(connection, address, state.change_no))
+    changes = await fold.changes_after(connection, address, state.change_no)
+    # They leave together, the load first, so that no call of this server comes between it and the first change: without a grant that is
+    # pending, the account would be denied what it can pay.
+    _, applied = await asyncio.gather(store.load(state), apply(store, address, changes))
+    return applied
 
 
 async def apply(store: ledger.Ledger, address: str, changes: Sequence[ledger.Change]) -> dict[int, ledger.Applied]:

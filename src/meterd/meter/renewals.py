@@ -33,12 +33,12 @@ SEARCH_INTERVAL_S = 5.0
 # Longer than any outage of the workers that nobody notices. The months of the ledger before it are not read.
 TRANSFERS_SINCE_MS = 35 * periods.DAY_MS
 ACHIEVERS_MAX = 500
-# Achievers are looked for among the accounts that were charged since the last search. Among all of them, which reads as many rows as the
-# tenant has accounts: for a reward that is new to this process, and as a net under it all.
+# What is missing is looked for among what Postgres got since the last search. Among everything, which reads each transfer of these days, or
+# each account of the tenant: once in this process, or for a reward that is new to it, and as a net under it all.
 SEARCH_ALL_INTERVAL_S = 3_600.0
 # Rows are seen when their flush ends, and dated when it began: hardly one takes so long, and the hourly search finds what is left.
 FLUSH_S_MAX = 10.0
-# An account that could not be served is looked for again; for as long, if it was charged lately.
+# What could not be done is looked for again; for as long, if it came lately.
 UNSERVED_S_MAX = 300.0
 
 
@@ -54,7 +54,7 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Search:
-    """When achievers were looked for last, and among all accounts; the clock's seconds."""
+    """When gifts or achievers were looked for last, and among all; the clock's seconds."""
 
     last_s: float
     all_s: float
@@ -80,6 +80,7 @@ class Renewer:
         self._clock_ms = clock_ms
         self._clock_s = clock_s
         self._searched_s = float("-inf")
+        self._gift_search: _Search | None = None
         # By tenant, reward and what it takes.
         self._searches: dict[tuple[str, str, int], _Search] = {}
         self._renewed = self._gifts = self._achievements = self._failed = 0
@@ -121,13 +122,17 @@ class Renewer:
         return await self._make_gifts() + await self._grant_achievements()
 
     async def _make_gifts(self) -> int:
-        since_ms = self._clock_ms() - TRANSFERS_SINCE_MS
+        since_ms, now_s = self._clock_ms() - TRANSFERS_SINCE_MS, self._clock_s()
+        within_s = _within_s(self._gift_search, now_s)
+        missing = await stored.ungifted(self._connections, since_ms=since_ms, count_max=BATCH_MAX, within_s=within_s)
         done = 0
-        for found in await stored.ungifted(self._connections, since_ms=since_ms, count_max=BATCH_MAX):
+        for found in missing:
             work = self._movements.gift(found.tenant_id, found.address, found.txn)
             if await self._done(f"gift of transfer {found.txn}", work):
                 done += 1
         self._gifts += done
+        if len(missing) < BATCH_MAX or not done:
+            self._gift_search = _searched(self._gift_search, now_s, within_s, unserved=done < len(missing))
         return done
 
     async def _grant_achievements(self) -> int:
@@ -148,8 +153,7 @@ class Renewer:
     async def _grant_achievement(self, tenant_id: str, reward: offers.Reward) -> int:
         key, now_s = _search_key(tenant_id, reward), self._clock_s()
         search = self._searches.get(key)
-        among_all = search is None or now_s - search.all_s >= SEARCH_ALL_INTERVAL_S
-        within_s = None if search is None or among_all else now_s - search.last_s + FLUSH_S_MAX
+        within_s = _within_s(search, now_s)
         accounts = await stored.reached(
             self._connections, tenant_id, reward, count_max=ACHIEVERS_MAX, within_s=within_s
         )
@@ -158,16 +162,9 @@ class Renewer:
             work = self._movements.achieve(tenant_id, account_id, reward)
             if await self._done(f"reward {reward.reward_id} of {account_id}", work):
                 done += 1
-        if len(accounts) == ACHIEVERS_MAX and done:
-            # There are more: the next search is the same again.
-            return done
-        unserved = done < len(accounts)
-        if search is None or among_all:
-            late_s = SEARCH_ALL_INTERVAL_S - UNSERVED_S_MAX if unserved else 0.0
-            self._searches[key] = _Search(last_s=now_s, all_s=now_s - late_s)
-        else:
-            last_s = max(search.last_s, now_s - UNSERVED_S_MAX) if unserved else now_s
-            self._searches[key] = dataclasses.replace(search, last_s=last_s)
+        # If there are more, the next search is the same again.
+        if len(accounts) < ACHIEVERS_MAX or not done:
+            self._searches[key] = _searched(search, now_s, within_s, unserved=done < len(accounts))
         return done
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -193,3 +190,19 @@ class Renewer:
 
 def _search_key(tenant_id: str, reward: offers.Reward) -> tuple[str, str, int]:
     return tenant_id, reward.reward_id, reward.lifetime_spent_micros
+
+
+def _within_s(search: _Search | None, now_s: float) -> float | None:
+    """How far back the next search looks; None: among all."""
+    if search is None or now_s - search.all_s >= SEARCH_ALL_INTERVAL_S:
+        return None
+    return now_s - search.last_s + FLUSH_S_MAX
+
+
+def _searched(search: _Search | None, now_s: float, within_s: float | None, *, unserved: bool) -> _Search:
+    """After a search that began at `now_s`; `unserved`: some of what it found could not be done."""
+    if search is None or within_s is None:
+        late_s = SEARCH_ALL_INTERVAL_S - UNSERVED_S_MAX if unserved else 0.0
+        return _Search(last_s=now_s, all_s=now_s - late_s)
+    last_s = max(search.last_s, now_s - UNSERVED_S_MAX) if unserved else now_s
+    return dataclasses.replace(search, last_s=last_s)

@@ -232,7 +232,7 @@ SettledT = TypeVar("SettledT", metering_pb2.CommitResponse, metering_pb2.Release
 
 
 def settled(response: SettledT, value: ledger.Settled, actual: quotes.Actual, hold_id: str) -> SettledT:
-    """The empty response, filled. A replay does not repeat what the first answer said of usage and prices."""
+    """The empty response, filled. What the first answer said of usage and prices, a replay has from `retell`."""
     response.replayed = value.replayed
     message = response.settlement
     if value.kind is ledger.Kind.COMMIT:
@@ -258,6 +258,15 @@ def settled(response: SettledT, value: ledger.Settled, actual: quotes.Actual, ho
     return response
 
 
+def retell(message: types_pb2.Settlement, found: holds.Durable) -> None:
+    """Adds to a replay's settlement what the ledger has of usage and prices."""
+    detail = found.detail
+    message.cost_usd = detail.get("cost", "")
+    message.usage_state = _USAGE_STATES[detail.get("us", 0)]
+    message.price_version = found.terms.get("pv", "")
+    add_cost_lines(message.breakdown, detail.get("lines", ()))
+
+
 def add_cost_lines(
     breakdown: RepeatedCompositeFieldContainer[types_pb2.CostLine], rows: Iterable[quotes.LineRow]
 ) -> None:
@@ -267,7 +276,6 @@ def add_cost_lines(
 
 def durable_settlement(found: holds.Durable, hold_id: ids.HoldId) -> types_pb2.Settlement:
     """The settlement as the flushed ledger has it."""
-    detail = found.detail
     message = types_pb2.Settlement(
         settlement_id=f"{found.kind.value}{found.txn}",
         state=_HOLD_STATES[found.state],
@@ -275,14 +283,11 @@ def durable_settlement(found: holds.Durable, hold_id: ids.HoldId) -> types_pb2.S
         returned_micros=found.returned_micros,
         uncollected_micros=found.uncollected_micros,
         forfeited_micros=found.forfeited_micros,
-        cost_usd=detail.get("cost", ""),
-        usage_state=_USAGE_STATES[detail.get("us", 0)],
-        price_version=found.terms.get("pv", ""),
         hold_id=str(hold_id),
         settled_at=timestamp(found.at_ms),
     )
     add_draws(message.grants, found.draws)
-    add_cost_lines(message.breakdown, detail.get("lines", ()))
+    retell(message, found)
     return message
 
 

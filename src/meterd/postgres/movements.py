@@ -249,9 +249,19 @@ def gift_key(txn: uuid.UUID) -> str:
     return f"{plans.OWN}transfer:{txn}"
 
 
-async def ungifted(connections: asyncpg.Pool, *, since_ms: int, count_max: int) -> list[Ungifted]:
-    """Transfers of all tenants whose debit is in the ledger but whose gift is not made, of ids from `since_ms` on."""
-    rows = await connections.fetch(_SQL["ungifted"], since_ms, f"{plans.OWN}transfer:", count_max)
+async def ungifted(
+    connections: asyncpg.Pool, *, since_ms: int, count_max: int, within_s: float | None = None
+) -> list[Ungifted]:
+    """Transfers of all tenants whose debit is in the ledger but whose gift is not made, of ids from `since_ms` on.
+
+    `within_s`: only those that Postgres got in the last seconds; None: all, which reads every transfer since then.
+    """
+    arguments: list[Any] = [since_ms, f"{plans.OWN}transfer:", count_max]
+    name = "ungifted"
+    if within_s is not None:
+        name = "ungifted_lately"
+        arguments.append(within_s)
+    rows = await connections.fetch(_SQL[name], *arguments)
     return [Ungifted(tenant_id=row["tenant_id"], txn=row["txn"], address=row["address"]) for row in rows]
 
 

@@ -20,6 +20,7 @@ from meterd.core import errors
 from meterd.meter import accounts, events, offers, reports, top_ups
 from meterd.postgres import keys, token_keys
 from meterd.server import (
+    addresses,
     auth,
     connect,
     cors,
@@ -196,6 +197,9 @@ class App:
 
     def _listen(self, server: grpc.aio.Server) -> str:
         settings = self._settings
+        if addresses.is_taken(settings.listen):
+            # gRPC would say so too, but in words of its own.
+            raise errors.ConfigError(f"METERD_LISTEN: cannot listen on {settings.listen}: address already in use")
         try:
             if settings.tls_cert_file:
                 ca = pathlib.Path(settings.tls_client_ca_file) if settings.tls_client_ca_file else None

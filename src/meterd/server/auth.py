@@ -154,8 +154,10 @@ def roles_of(method: str) -> frozenset[str]:
 def check_role(principal: Principal, roles: frozenset[str]) -> None:
     """PermissionDeniedError unless the principal's role is one of them."""
     if principal.role not in roles:
-        who = "an account's token" if principal.account_id else f"a key of role {principal.role}"
-        raise errors.PermissionDeniedError(f"{who} may not call this method")
+        if principal.account_id:
+            raise errors.PermissionDeniedError("an account's token may not call this method")
+        able = " or ".join(role.value for role in Role if role.value in roles)
+        raise errors.PermissionDeniedError(f"a key of role {principal.role} may not call this method; role {able} may")
 
 
 def check_account(principal: Principal, request: Any) -> None:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from meterd.billing import events, inbox, outgoing, signatures, top_ups
+from meterd.billing import events, failpoints, inbox, outgoing, signatures, top_ups
 from meterd.core import errors
 from meterd.postgres import catalog, pool, stripe, top_up_requests
 from meterd.settings import Settings
@@ -169,7 +169,7 @@ def _now_ms() -> int:
 class StripeApp:
     """One process of `meterd stripe serve`. `serve` returns when it has stopped."""
 
-    def __init__(self, settings: Settings, *, failpoint: inbox.Failpoint = inbox.no_failpoint) -> None:
+    def __init__(self, settings: Settings, *, failpoint: failpoints.Failpoint = failpoints.none) -> None:
         """ConfigError: a setting is missing, or does not fit."""
         if not settings.stripe_tenant:
             raise errors.ConfigError("METERD_STRIPE_TENANT: is missing")
@@ -245,6 +245,7 @@ class StripeApp:
             at_stripe=at_stripe,
             livemode=settings.stripe_livemode,
             clock_ms=_now_ms,
+            failpoint=self._failpoint,
         )
 
     def _app(self, box: inbox.Inbox, buyer: top_ups.TopUps | None, connections: asyncpg.Pool) -> Starlette:

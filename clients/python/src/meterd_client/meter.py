@@ -135,11 +135,14 @@ class Meter:
     async def estimate(
         self, account: str = "", **options: Unpack[requests.ItemOptions]
     ) -> metering_pb2.EstimateResponse:
-        """What a hold would set aside, and with an account whether it would be denied; touches nothing."""
+        """What a hold would set aside, in micro-credits, and with an account whether it would be denied, as an answer; touches nothing.
+
+        RefusedError for a request that is wrong, UndecidedError after timeout_s.
+        """
         return await self.call("Estimate", requests.estimate(account, options), self._settings.timeout_s)
 
     async def balance(self, account: str) -> accounts_pb2.GetBalanceResponse:
-        """The live balance by wallet, in micro-credits."""
+        """The live balance by wallet, in micro-credits. NotFoundError for no such account, UndecidedError after timeout_s."""
         request = accounts_pb2.GetBalanceRequest(account_id=account)
         return await self.call("GetBalance", request, self._settings.timeout_s)
 

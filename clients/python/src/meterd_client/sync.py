@@ -264,6 +264,7 @@ class SyncHold:
 
     @property
     def hold_id(self) -> str:
+        """The hold's id: a UUIDv7, with a signature once it is made. A Commit or Release by other means takes it."""
         return self._holding.hold_id
 
     @property

@@ -290,6 +290,8 @@ CREATE INDEX ledger_seq ON ledger (account_no, seq);
 CREATE INDEX ledger_transfers ON ledger (account_no) WHERE overage = 6;
 -- Who was charged lately. The ledger grows at its end, so ranges of pages are ranges of time.
 CREATE INDEX ledger_flushed ON ledger USING brin (flushed_at) WITH (autosummarize = on);
+-- Transfers of the last seconds, whose gift may still be missing.
+CREATE INDEX ledger_transfers_flushed ON ledger (flushed_at) WHERE overage = 6;
 
 CREATE TRIGGER ledger_append_only BEFORE UPDATE OR DELETE ON ledger
     FOR EACH ROW EXECUTE FUNCTION meterd_refuse_change();

@@ -140,10 +140,19 @@ FROM accounts AS a JOIN ledger AS l ON l.account_no = a.account_no AND l.kind = 
 WHERE a.tenant_id = $1 AND a.address = $2 AND l.overage = 6;
 
 -- name: ungifted
--- Transfers whose debit is in the ledger, but whose gift is not made; those of the last days, by the time of their ids.
+-- Transfers whose debit is in the ledger, but whose gift is not made; those of the last days, by the time of their ids. Reads all of these.
 SELECT l.tenant_id, l.txn, a.address
 FROM ledger AS l JOIN accounts AS a USING (account_no)
 WHERE l.overage = 6 AND l.kind = 'H' AND l.charged_micros > 0 AND l.txn_at >= meterd_time($1)
+    AND NOT EXISTS (SELECT FROM grants AS g WHERE g.tenant_id = l.tenant_id AND g.idempotency_key = $2 || l.txn::text)
+LIMIT $3;
+
+-- name: ungifted_lately
+-- The same, of those that Postgres got in the last seconds, by the index on flushed_at of transfers.
+SELECT l.tenant_id, l.txn, a.address
+FROM ledger AS l JOIN accounts AS a USING (account_no)
+WHERE l.overage = 6 AND l.kind = 'H' AND l.charged_micros > 0 AND l.txn_at >= meterd_time($1)
+    AND l.flushed_at >= now() - make_interval(secs => $4)
     AND NOT EXISTS (SELECT FROM grants AS g WHERE g.tenant_id = l.tenant_id AND g.idempotency_key = $2 || l.txn::text)
 LIMIT $3;
 

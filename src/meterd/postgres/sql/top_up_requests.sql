@@ -25,7 +25,7 @@ FROM (
     WHERE tenant_id = $1 AND state = 'pending' AND next_at <= meterd_time($2)
     ORDER BY requested_at, request_id LIMIT $4 FOR UPDATE SKIP LOCKED) AS due
 WHERE r.tenant_id = due.tenant_id AND r.request_id = due.request_id
-RETURNING r.request_id, (SELECT a.account_id FROM accounts AS a WHERE a.account_no = r.account_no) AS account_id, r.package_id,
+RETURNING r.request_id, r.account_no, (SELECT a.account_id FROM accounts AS a WHERE a.account_no = r.account_no) AS account_id, r.package_id,
     r.attempts, meterd_ms(r.requested_at) AS requested_ms;
 
 -- name: finish
@@ -36,3 +36,9 @@ WHERE tenant_id = $1 AND request_id = $2 AND state = 'pending';
 -- name: retry
 -- A repeat sets the same.
 UPDATE top_up_requests SET error = $3, next_at = meterd_time($4) WHERE tenant_id = $1 AND request_id = $2 AND state = 'pending';
+
+-- name: request_of
+-- The request that an order was made for.
+SELECT r.request_id, r.account_no, r.package_id
+FROM orders AS o JOIN top_up_requests AS r ON r.tenant_id = o.tenant_id AND o.idempotency_key = $3::text || r.request_id
+WHERE o.tenant_id = $1 AND o.order_id = $2;

@@ -731,14 +731,15 @@ export type Settlement = Message<"meterd.v1.Settlement"> & {
   uncollectedMicros: bigint;
 
   /**
-   * Exact, as a decimal string; empty unless a model is charged, and in a replay: ExplainSettlement has it.
+   * Exact, as a decimal string; empty unless a model is charged. This, breakdown, usage_state and price_version may be empty in a replay
+   * that comes before the record is in Postgres, or while Postgres is away: ExplainSettlement has them for as long as the ledger is kept.
    *
    * @generated from field: string cost_usd = 6;
    */
   costUsd: string;
 
   /**
-   * Empty in a replay; ExplainSettlement has it for as long as the ledger is kept.
+   * Empty unless a model is charged.
    *
    * @generated from field: repeated meterd.v1.CostLine breakdown = 7;
    */
