@@ -171,7 +171,7 @@ def _book(source: str, postgres: str) -> pricing.PriceBook:
         if not postgres:
             raise click.ClickException(f"{source}: a version is kept in Postgres; name it with --postgres")
         return asyncio.run(_stored(source, postgres))
-    except (errors.MeterdError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as exc:
+    except (errors.MeterdError, asyncpg.PostgresError, *pool.AWAY) as exc:
         raise click.ClickException(f"{source}: {exc}" if source not in str(exc) else str(exc)) from exc
 
 

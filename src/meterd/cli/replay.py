@@ -16,6 +16,7 @@ import uvloop
 
 from meterd.cli import console
 from meterd.core import money
+from meterd.postgres import pool
 from meterd.replay import plan, play, player, report, trace, wire
 
 SEED_DEFAULT = 1
@@ -182,5 +183,5 @@ def _play(requests: Sequence[trace.Request], options: play.Options, *, show_prog
             return uvloop.run(play.play(requests, options, on_step=lambda count: progress.advance(task, count)))
     except grpc.aio.AioRpcError as exc:
         raise click.ClickException(f"the server refused: {exc.code().name}: {exc.details()}") from exc
-    except (asyncpg.PostgresError, OSError) as exc:
+    except (asyncpg.PostgresError, *pool.AWAY) as exc:
         raise click.ClickException(f"Postgres: {exc}") from exc

@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -32,6 +32,16 @@ def wrong_sentinel(found: bytes | None, expected: bytes) -> str:
     if found is None:
         return "Redis has no sentinel: it is empty, or was flushed"
     return f"Redis has the sentinel {found.decode(errors='replace')!r}, Postgres {expected.decode()!r}"
+
+
+def _log_reasons(reasons: Mapping[int, str], state: str) -> None:
+    """One line for each reason: what happens to a Redis happens to all of its partitions."""
+    alike: dict[str, list[int]] = {}
+    for partition, reason in sorted(reasons.items()):
+        alike.setdefault(reason, []).append(partition)
+    for reason, found in alike.items():
+        others = f" ({len(found) - 1} others too)" if len(found) > 1 else ""
+        log.warning("partition %s is %s: %s%s", found[0], state, reason, others)
 
 
 async def disagreement(run: runner.Runner, position: partitions.Position) -> str | None:
@@ -98,10 +108,15 @@ class Fence:
 
     def raise_fence(self, partition: int, reason: str) -> None:
         """Fences a partition at once; the ledger calls this when a script says so."""
-        if partition not in self.reasons:
-            log.warning("partition %s is fenced: %s", partition, reason)
-        self.reasons[partition] = reason
-        self._ledger.sentinels[partition] = None
+        self._fence({partition: reason})
+
+    def _fence(self, reasons: Mapping[int, str]) -> None:
+        _log_reasons(
+            {partition: reason for partition, reason in reasons.items() if partition not in self.reasons}, "fenced"
+        )
+        self.reasons |= reasons
+        for partition in reasons:
+            self._ledger.sentinels[partition] = None
         self._wake.set()
 
     def raise_all(self) -> None:
@@ -141,9 +156,13 @@ class Fence:
             found: list[bytes | None] = await self._run.command(("MGET", *map(keys.sentinel, range(len(known)))))
         except errors.MeterdError:
             return
-        for partition, (there, expected) in enumerate(zip(found, known, strict=True)):
-            if expected is not None and there != expected and self._ledger.sentinels[partition] == expected:
-                self.raise_fence(partition, wrong_sentinel(there, expected))
+        wrong = {
+            partition: wrong_sentinel(there, expected)
+            for partition, (there, expected) in enumerate(zip(found, known, strict=True))
+            if expected is not None and there != expected and self._ledger.sentinels[partition] == expected
+        }
+        if wrong:
+            self._fence(wrong)
 
     async def arm(self) -> None:
         """Checks every fenced partition once, and arms those that agree."""
@@ -156,12 +175,10 @@ class Fence:
         if agreed:
             for script in self._ledger.scripts.values():
                 await self._run.command(("SCRIPT", "LOAD", script.text))
-        for position, reason in checked:
-            if reason is not None:
-                if self.reasons.get(position.partition) != reason:
-                    log.warning("partition %s stays fenced: %s", position.partition, reason)
-                self.reasons[position.partition] = reason
-                continue
+        wrong = {position.partition: reason for position, reason in checked if reason is not None}
+        _log_reasons({at: reason for at, reason in wrong.items() if self.reasons.get(at) != reason}, "still fenced")
+        self.reasons |= wrong
+        for position in agreed:
             self._ledger.sentinels[position.partition] = position.sentinel
             self.reasons.pop(position.partition, None)
         if agreed and not self.reasons:

@@ -165,13 +165,7 @@ class Flusher:
             while not self._stopping.is_set():
                 try:
                     count = await self.step()
-                except (
-                    asyncpg.PostgresError,
-                    asyncpg.InterfaceError,
-                    redis.exceptions.RedisError,
-                    OSError,
-                    TimeoutError,
-                ) as exc:
+                except (asyncpg.PostgresError, *pool.AWAY, redis.exceptions.RedisError) as exc:
                     await self._failed(exc)
                     await self._pause(retry_s * random.uniform(0.5, 1.0))
                     retry_s = min(RETRY_MAX_S, retry_s * 2)

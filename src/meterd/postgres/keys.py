@@ -71,14 +71,7 @@ def mapped() -> Generator[None]:
         raise errors.FailedPreconditionError("the database has no tables: run `meterd migrate`") from exc
     except asyncpg.ClientConfigurationError as exc:
         raise errors.ConfigError(f"Postgres: {exc}") from exc
-    # InternalClientError is what asyncpg makes of an idle connection that Postgres has ended a moment ago.
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.InterfaceError,
-        asyncpg.InternalClientError,
-        asyncpg.PostgresError,
-    ) as exc:
+    except (asyncpg.PostgresError, *pool.AWAY) as exc:
         raise errors.UnavailableError(f"Postgres: {exc or type(exc).__name__}") from exc
 
 

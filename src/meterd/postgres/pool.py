@@ -20,7 +20,8 @@ LOCK_TIMEOUT_MS = 10_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 30_000
 # Off the hot path few connections are needed; Postgres pays for each.
 POOL_SIZE_MAX = 10
-# What says that Postgres cannot be reached, or has just gone: asyncpg's errors are of several families then.
+# What says that Postgres cannot be reached, or has just gone: asyncpg's errors are of several families then. InternalClientError is what it
+# makes of an idle connection that Postgres has ended a moment ago.
 AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
