@@ -84,7 +84,7 @@ for (const [name, make] of Object.entries(makers)) {
       let seen = 0;
       for await (const _ of core.meterStream(hold, chunks(2_000))) seen++;
       assert.ok(hold.stopped);
-      assert.ok(seen >= 83 && seen < 2_000, `${seen}`);
+      assert.ok(seen >= 83 && seen < 1_500, `${seen}`);
       const settlement = await hold.done;
       assert.equal(settlement!.usageState, "PARTIAL");
       assert.equal(settlement!.chargedMicros, 199_800n);
@@ -156,7 +156,7 @@ for (const [name, make] of Object.entries(makers)) {
 
     test("a hold outlives its ttl while its call runs", async () => {
       const hold = await make().hold({ ...model, ttlMs: 3_000 });
-      await new Promise((resolve) => setTimeout(resolve, 3_300));
+      await new Promise((resolve) => setTimeout(resolve, 5_400));
       assert.equal((await hold.commit(response))!.state, "COMMITTED");
     });
 
