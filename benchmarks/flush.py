@@ -9,7 +9,7 @@ import redis.asyncio
 import uvloop
 
 from benchmarks import ledger_load, results, world
-from meterd.meter import fence, flusher, hydration
+from meterd.meter import fence, hydration, lanes
 from meterd.postgres import catalog, migrate, partitions, pool
 from meterd.redis import runner
 from tests.acceptance import processes
@@ -61,7 +61,7 @@ async def _drain(valkey: processes.Valkey, postgres: processes.Postgres, count: 
         await _prepare(bench, postgres.dsn)
         for start in range(0, count, _PART):
             await ledger_load.lifecycles(bench, min(_PART, count - start))
-        worker = flusher.Flusher(client=client, dsn=postgres.dsn, partitions=ledger_load.PARTITIONS)
+        worker = lanes.Lanes(partitions=ledger_load.PARTITIONS, client=client, dsn=postgres.dsn)
         begin_s, cpu_s = time.perf_counter(), time.process_time()
         drained = await worker.drain()
         wall_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - cpu_s
@@ -75,7 +75,8 @@ async def _drain(valkey: processes.Valkey, postgres: processes.Postgres, count: 
 
 
 def run(directory: pathlib.Path, *, count: int) -> list[results.Line]:
-    """Drains `count` records. Starts a Valkey and a Postgres of its own, on the core that the flusher does not have."""
-    ours, others = world.cores()
-    with world.held_to(ours), processes.stores(directory, cores=others) as (valkey, postgres):
+    """Drains `count` records, the flusher on one core. Starts a Valkey and a Postgres of its own, which have all of them: no load is
+    there that they could disturb."""
+    ours, _ = world.cores()
+    with processes.stores(directory) as (valkey, postgres), world.held_to(ours):
         return uvloop.run(_drain(valkey, postgres, count))

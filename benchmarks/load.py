@@ -214,44 +214,48 @@ class Runner:
         return await self.run(slots, start)
 
     async def paced(self, accounts: list[str], per_s: float) -> Tally:
-        """Starts lifecycles at a constant rate, whatever the answers take. Latencies are those of Reserve."""
+        """Starts lifecycles at a constant rate on one Stream, whatever the answers take."""
         tally, connection = self.tally, self._connection
-        bodies, ids, tail = itertools.cycle(reserve_bodies(accounts)), uuids(), commit_tail()
-        commit_head = bytes((0x0A, _HOLD_ID_CHARS))
-
-        def start() -> None:
-            before, after = next(bodies)
-            begin_s = time.perf_counter()
-
-            def ended(reply: bytes | None, block: bytes) -> None:
-                self._open -= 1
-                if reply is None:
-                    return tally.fail(block)
-                tally.calls += 1
-                return None
-
-            def reserved(reply: bytes | None, block: bytes) -> None:
-                hold_id = hold_id_of(reply) if reply is not None else None
-                if hold_id is None:
-                    tally.denied += reply is not None
-                    return ended(reply, block)
-                tally.calls += 1
-                tally.latencies_s.append(time.perf_counter() - begin_s)
-                return connection.call(COMMIT, commit_head + hold_id + tail, ended)
-
-            self._open += 1
-            connection.call(RESERVE, before + next(ids) + after, reserved)
-
-        begin_s = tally.begin_s = time.perf_counter()
+        bodies, ids = itertools.cycle(reserve_bodies(accounts)), uuids()
         started = 0
+
+        def on_message(message: bytes) -> None:
+            commits: list[bytes] = []
+            for reply in metering_pb2.StreamResponse.FromString(message).replies:
+                tally.calls += 1
+                kind = reply.WhichOneof("reply")
+                if kind == "reserve" and reply.reserve.hold.hold_id:
+                    commits.append(_stream_call(reply.call_id, 3, _commit(reply.reserve.hold.hold_id.encode())))
+                    continue
+                self._open -= 1
+                tally.denied += kind == "reserve"
+                if kind == "error":
+                    tally.fail(f"{reply.error.code}: {reply.error.message}".encode())
+            if commits:
+                connection.send(stream, b"".join(commits))
+
+        def ended(reply: bytes | None, block: bytes) -> None:
+            del reply
+            if self._open:
+                tally.fail(block)
+                self._open = 0
+
+        stream = connection.stream(STREAM, on_message, ended)
+        begin_s = tally.begin_s = time.perf_counter()
         while (now_s := time.perf_counter()) < begin_s + self._seconds:
+            frame: list[bytes] = []
             while started < (now_s - begin_s) * per_s:
-                start()
                 started += 1
+                before, after = next(bodies)
+                frame.append(_stream_call(started, 2, before + next(ids) + after))
+            if frame:
+                self._open += len(frame)
+                connection.send(stream, b"".join(frame))
             await asyncio.sleep(_PACE_S)
         while self._open:  # noqa: ASYNC110 - nothing to gain from an event here
             await asyncio.sleep(_PACE_S)
         tally.end_s = time.perf_counter()
+        connection.finish(stream)
         return tally
 
     async def streamed(self, accounts: list[str], in_flight: int, calls_per_frame: int) -> Tally:

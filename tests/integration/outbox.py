@@ -16,7 +16,7 @@ import asyncpg
 import redis.asyncio
 
 from meterd.core import ids
-from meterd.meter import flusher
+from meterd.meter import flusher, lanes
 from meterd.postgres import catalog, migrate, partitions, pool, records
 from meterd.redis import keys
 
@@ -120,7 +120,10 @@ class World:
     now_ms: int
 
     def flusher(self, **options: Any) -> flusher.Flusher:
-        return flusher.Flusher(client=self.client, dsn=self.dsn, partitions=PARTITIONS, **options)
+        return flusher.Flusher(client=self.client, dsn=self.dsn, partitions=range(PARTITIONS), **options)
+
+    def lanes(self, **options: Any) -> lanes.Lanes:
+        return lanes.Lanes(partitions=PARTITIONS, client=self.client, dsn=self.dsn, **options)
 
     async def writer(self, account_id: str, *amounts: int, tenant_id: str = "t") -> Writer:
         """A new account with grants whose records wait to be sent."""

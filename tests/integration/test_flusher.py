@@ -449,3 +449,69 @@ async def test_any_uuid_has_a_place_in_the_ledger(world: outbox.World) -> None:
     assert found is True
     assert ids.uuid7_ms(ids.uuid7(2**48 - 1)) == 2**48 - 1
     await flush.close()
+
+
+async def _flusher_connections(world: outbox.World) -> int:
+    return await world.pool.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'meterd flusher' AND datname = current_database()"
+    )
+
+
+async def test_lanes_share_the_partitions_and_write_each_record_once(world: outbox.World) -> None:
+    writers = [await world.writer(f"acct{at}", 1_000_000) for at in range(8)]
+    for writer in writers:
+        for at in range(30):
+            writer.commit(at, now_ms=world.now_ms)
+        await writer.send(world.client)
+    both = world.lanes(batch_rows_max=20)
+    assert await both.drain() == 8 * 31
+    assert await _flusher_connections(world) == 2
+    first, second = (set(one.owned()) for one in both.flushers)
+    assert first and second and not first & second
+    assert sorted(both.owned()) == list(range(outbox.PARTITIONS))
+    found = both.stats()
+    assert (found.flushed, found.owned, found.dead, found.errors) == (8 * 31, outbox.PARTITIONS, 0, 0)
+    assert all(one.stats().flushed for one in both.flushers)
+    await world.assert_folded(*writers)
+    await both.close()
+    await outbox.until(lambda: _no_flusher(world))
+    assert both.owned() == []
+
+
+async def _no_flusher(world: outbox.World) -> bool:
+    return await _flusher_connections(world) == 0
+
+
+async def test_lanes_run_until_they_are_stopped_and_go_on_when_one_has_lost_its_connection(world: outbox.World) -> None:
+    writers = [await world.writer(f"acct{at}", 1_000_000) for at in range(8)]
+    both = world.lanes(claim_interval_s=0.05)
+    running = asyncio.ensure_future(both.run())
+    await outbox.until(lambda: len(both.owned()) == outbox.PARTITIONS)
+    await world.pool.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'meterd flusher' "
+        "AND datname = current_database() LIMIT 1"
+    )
+    for writer in writers:
+        writer.commit(7, now_ms=world.now_ms)
+        await writer.send(world.client)
+    await outbox.until(lambda: world.has_rows(16))
+    await world.assert_folded(*writers)
+    assert both.stats().errors == 1
+    both.stop()
+    await asyncio.wait_for(running, 5)
+    assert both.owned() == []
+
+
+async def test_a_programming_error_in_one_lane_ends_all(world: outbox.World) -> None:
+    reached = asyncio.Event()
+
+    async def bug(step: str) -> None:
+        if step == "read" and reached.is_set():
+            raise KeyError("a bug")
+        reached.set()
+
+    both = world.lanes(failpoint=bug)
+    with pytest.raises(ExceptionGroup) as fault:
+        await asyncio.wait_for(both.run(), 10)
+    assert isinstance(fault.value.exceptions[0], KeyError)
+    assert both.owned() == []

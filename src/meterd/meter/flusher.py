@@ -87,7 +87,7 @@ def _now_ms() -> int:
 
 
 class Flusher:
-    """Flushes all partitions that no other server flushes. `run` it as a task, or call `step` for one cycle.
+    """Flushes those of `partitions` that no other server flushes. `run` it as a task, or call `step` for one cycle.
 
     `on_flush` hears of each transaction: rows, and the age in ms of the oldest when it was committed.
     """
@@ -97,7 +97,7 @@ class Flusher:
         *,
         client: Any,
         dsn: str,
-        partitions: int,
+        partitions: Sequence[int],
         retention_ms: int = RETENTION_MS,
         batch_rows_max: int = BATCH_ROWS_MAX,
         claim_interval_s: float = CLAIM_INTERVAL_S,
@@ -121,7 +121,7 @@ class Flusher:
         self._connection: Any = None
         self._positions: dict[int, _Position] = {}
         self._ahead: asyncio.Task[_Read] | None = None
-        self._busy = partitions
+        self._busy = len(partitions)
         self._more = False
         self._claim_at = self._trim_at = self._months_at = 0.0
         self._oldest_ms: int | None = None
@@ -242,7 +242,7 @@ class Flusher:
             return
         if self._connection is None:
             self._connection = await pool.connect(self._dsn, application_name="meterd flusher")
-        free = [partition for partition in range(self._partitions) if partition not in self._positions]
+        free = [partition for partition in self._partitions if partition not in self._positions]
         claimed: list[int] = []
         if free:
             claimed = [row[0] for row in await self._connection.fetch(_SQL["claim"], free, LOCK_CLASS)]

@@ -12,8 +12,8 @@ from meterd.postgres import migrate, pool
 # docs/OPERATING.md names it; older ones are not tested.
 VERSION_MIN = 150_000
 ROLES = ("meterd_app", "meterd_worker")
-# Beside its pool a process has one connection with session locks, and a migration or a command may want another.
-CONNECTIONS_BESIDE_POOL = 2
+# Beside its pool a process has the flusher's two connections with session locks, and a migration or a command may want another.
+CONNECTIONS_BESIDE_POOL = 3
 
 _SETTINGS = (
     "fsync",

@@ -20,8 +20,8 @@ from meterd.meter import (
     catalogs,
     durable,
     fence,
-    flusher,
     hydration,
+    lanes,
     limits,
     metering,
     movements,
@@ -117,7 +117,7 @@ class Engine:
             timeout_s=settings.stripe_timeout_ms / 1000,
         )
         self.metrics = metrics.Metrics()
-        self.flusher: flusher.Flusher | None = None
+        self.flusher: lanes.Lanes | None = None
         self.sweeper: sweeper.Sweeper | None = None
         self.renewer: renewals.Renewer | None = None
         self.deliverer: webhooks.Deliverer | None = None
@@ -156,10 +156,10 @@ class Engine:
             settings.redis_url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
         self._flusher_client = client
-        flush = flusher.Flusher(
+        flush = lanes.Lanes(
+            partitions=self.installation.partitions,
             client=client,
             dsn=settings.postgres_dsn,
-            partitions=self.installation.partitions,
             retention_ms=settings.outbox_retention_ms,
             on_flush=lambda _rows, age_ms: self.metrics.flush_lag.observe("", age_ms / 1000),
         )
