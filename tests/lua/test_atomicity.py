@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import struct
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -159,7 +160,8 @@ async def test_the_scripts_themselves_refuse_what_is_no_amount(clocked: ledgers.
     partition = ids.partition_of(ADDRESS, ledgers.PARTITIONS)
     prefix = f"{{m:{partition:02d}}}:"
     names = (prefix + "e", f"{prefix}a:{ADDRESS}", prefix + "o", prefix + "d", prefix + "h:new")
-    args = (ledgers.SENTINEL, "default", text, text, b"12345678", "1000", "0", "1", b"{}", "0", "10", "10", "member")
+    rules = struct.pack("<BBBdd", 0, 1, 0, 10, 10)
+    args = (ledgers.SENTINEL, "default", text, text, b"12345678", "1000", rules, b"{}", "member", "")
     reply = await run.evalsha(book.scripts["reserve"], names, args)
     assert reply[0] == b"BADARG"
     charge = (ledgers.SENTINEL, "default", text, b"12345678", "4", b"{}", b"{}", "1000", "0", "10", "00", ADDRESS)

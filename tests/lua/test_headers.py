@@ -90,3 +90,47 @@ def test_a_script_stays_short(name: str) -> None:
 def test_no_number_is_turned_into_text_by_concatenation_or_tostring(name: str) -> None:
     assert "tostring" not in body(name)
     assert not re.search(r"pcall", body(name))
+
+
+def _outside(name: str) -> list[str]:
+    """Lines that use a function outside of the blocks whose comment says that it is only there."""
+    found: list[str] = []
+    lines = source(name).splitlines()
+    rare = {word for line in lines for word in _named(line)}
+    open_blocks: list[tuple[int, set[str]]] = []
+    for line in lines:
+        if not line.strip():
+            continue
+        depth = len(line) - len(line.lstrip())
+        open_blocks = [block for block in open_blocks if block[0] <= depth]
+        if named := _named(line):
+            open_blocks.append((depth, named))
+            continue
+        used = set(re.findall(r"\b(\w+)\(", line)) & rare if not line.lstrip().startswith("--") else set[str]()
+        if used - {word for _, words in open_blocks for word in words}:
+            found.append(line)
+    return found
+
+
+def _named(line: str) -> set[str]:
+    match = re.match(r" +-- only here: ([\w, ]+)$", line)
+    return set(match[1].split(", ")) if match else set()
+
+
+@pytest.mark.parametrize("name", scripts.NAMES)
+def test_what_is_only_in_a_block_is_used_and_made_there_alone(name: str) -> None:
+    assert _outside(name) == []
+    text = scripts.read(name).text
+    head = text[: text.index("local epoch")]
+    for word in {word for line in source(name).splitlines() for word in _named(line)}:
+        made = f"local function {word}("
+        assert made in text
+        if not re.search(rf"\b{word}\(", head):
+            assert made not in head
+
+
+def test_a_reserve_makes_nothing_for_limits_replays_and_denials_that_it_does_not_have() -> None:
+    head = scripts.read("reserve").text.partition("local epoch")[0]
+    made = set(re.findall(r"^local function (\w+)", head, re.MULTILINE))
+    assert {"take", "packed_hold"} < made
+    assert made.isdisjoint({"limited", "window_at", "rare", "replay_reserve", "hold_in", "is_blocked"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import struct
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,8 +34,8 @@ _STATES = {
     "R": ledger.State.RELEASED,
     "E": ledger.State.EXPIRED,
 }
-# Policies as text, by their numbers.
-_DIGITS = tuple(map(str, range(10)))
+# What `reserve` takes as rules.
+_RULES = struct.Struct("<BBBdd")
 # What the scripts have in the place of a hold's state for a charge, which is no hold.
 _CHARGE = 6
 # The overage policy of a hold that an unlimited plan paid for.
@@ -62,8 +63,8 @@ class RedisLedger:
         self.partitions = partitions
         self.tombstone_ttl_ms = tombstone_ttl_ms
         self._ttl = str(tombstone_ttl_ms)
-        self._outbox_length_max = str(outbox_length_max)
-        self._holds_max = str(holds_max)
+        self._outbox_length_max = outbox_length_max
+        self._holds_max = holds_max
         self._on_fence = on_fence
         self.sentinels: list[bytes | None] = [None] * partitions
         self.scripts = dict(scripts.read_all())
@@ -77,12 +78,8 @@ class RedisLedger:
             str(command.amount_min_micros),
             command.digest.hex(),
             str(command.ttl_ms),
-            _DIGITS[command.overage],
-            _DIGITS[command.expiry],
+            _RULES.pack(command.overage, command.expiry, command.replay_only, self._holds_max, self._outbox_length_max),
             command.terms,
-            "1" if command.replay_only else "0",
-            self._holds_max,
-            self._outbox_length_max,
             hold.hex + command.address,
             limits.said(core_limits.decoded(command.terms) if command.said is None else command.said),
         )
@@ -166,7 +163,7 @@ class RedisLedger:
             command.detail,
             self._ttl,
             "1" if command.replay_only else "0",
-            self._outbox_length_max,
+            str(self._outbox_length_max),
             command.charge.hex,
             command.address,
         )

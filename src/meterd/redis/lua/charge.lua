@@ -19,17 +19,27 @@ if not a then return {'NOTLOADED'} end
 local now, policy = now_ms(), tonumber(ARGV[5])
 local is_free, is_used_up = under_plan(a, now)
 if policy == 6 then is_free, is_used_up = false, false end
-if not w and not is_free and not is_blocked(KEYS[2], ARGV[2]) then return {'NOWALLET'} end
+if not w and not is_free then
+  -- only here: is_blocked
+  if not is_blocked(KEYS[2], ARGV[2]) then return {'NOWALLET'} end
+end
 w = w or {0, 0}
 local free = available(w, now)
 if a[FROZEN] == 1 then return {'DENIED', 2, free, charge, 0, w[PINNED], a[SEQ]} end
-if is_used_up then return denied_actions(a, now, free, charge, w[PINNED]) end
+if is_used_up then
+  -- only here: denied_actions
+  return denied_actions(a, now, free, charge, w[PINNED])
+end
 local required, code, counters = charge, 0, nil
 if is_free then charge, policy = 0, 5 end
-if (policy == 4 or policy == 6) and free < charge then code = is_blocked(KEYS[2], ARGV[2]) and 4 or 1 end
+if (policy == 4 or policy == 6) and free < charge then
+  -- only here: is_blocked
+  code = is_blocked(KEYS[2], ARGV[2]) and 4 or 1
+end
 local spent, debt = beyond(w, now, charge, policy > 3 and 2 or policy, a[OVERDRAFT])
 local charged = sum(spent) + debt
 if defined and policy ~= 6 then
+  -- only here: limited, said_by
   local exceeded = nil
   local said = said_by(ARGV[6], ARGV[7], code == 0 and charged or charge, 0, 1)
   exceeded, counters = limited(defined, KEYS[6], now, now + REMEMBERED, said, true)
@@ -40,12 +50,12 @@ if call('XLEN', KEYS[3]) >= tonumber(ARGV[10]) then return {'FULL'} end
 if not is_conserved(a) then return {'BROKEN'} end
 if a[SPENT] + charged > MAX then return {'RANGE'} end
 a[WORTH], a[SPENT] = a[WORTH] - charged, a[SPENT] + charged
-local amounts = format('0 0 %d 0 %d 0 0 %s - -', charged, charge - charged, listed(spent))
+local amounts = format('0 0 %d 0 %d 0 0 ', charged, charge - charged) .. listed(spent) .. ' - -'
 if policy == 4 then policy = 2 end
 if policy ~= 6 then a[ACTIONS] = a[ACTIONS] + 1 end
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'H', ARGV[11], ARGV[12], ARGV[2], amounts, 0, ARGV[4], policy, ARGV[6], ARGV[7])
-local ended = format('6 %s - %d %d %s', ARGV[4], available(w, now), w[PINNED], core)
+local ended = '6 ' .. ARGV[4] .. format(' - %d %d ', available(w, now), w[PINNED]) .. core
 call('SET', KEYS[5], ended, 'PX', ARGV[8])
 if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

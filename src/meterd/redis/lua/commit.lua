@@ -32,37 +32,41 @@ if past and past[STATE] == '4' then return {'STATE', 4} end
 local now = now_ms()
 if a[STRICT] == 1 and (not hold or now >= hold[DEADLINE]) then return {'STRICT'} end
 if not is_conserved(a) then return {'BROKEN'} end
-if ARGV[3] == '' then charge = amount end
 if policy == 0 then policy = a[POLICY] end
-if policy == 5 then charge = 0 end
+charge = policy == 5 and 0 or ARGV[3] == '' and amount or charge
 local owed = math.max(0, charge - already)
-local due, late_policy, spent, back, forfeits, revocations = owed, policy, {}, 0, {}, {}
+local due, late_policy, spent, back, forfeits, revocations, more, debt = owed, policy, {}, 0, {}, {}, {}, 0
 if hold then
   spent, back, forfeits, revocations = unhold(w, hold[SLICES], owed, now)
   due = math.max(0, owed - amount)
 elseif policy == 1 then due, late_policy = math.min(owed, math.max(0, amount - already)), 2 end
-local more, debt = {}, 0
 if due > 0 then
+  -- only here: beyond, merge
   more, debt = beyond(w, now, due, late_policy, a[OVERDRAFT])
   merge(spent, more)
 end
-local charged = sum(spent) + debt
+local charged, counters = sum(spent) + debt, nil
 if a[SPENT] + charged > MAX then return {'RANGE'} end
 local expired, revoked = sum(forfeits), sum(revocations)
-local amounts = format('%d 0 %d %d %d %d %d %s %s %s', amount, charged, back, owed - charged, expired, revoked,
-  listed(spent), listed(forfeits), listed(revocations))
+local amounts = format('%d 0 %d %d %d %d %d ', amount, charged, back, owed - charged, expired, revoked)
+  .. listed(spent) .. ' ' .. listed(forfeits) .. ' ' .. listed(revocations)
 if hold then a[HELD], a[HOLDS] = a[HELD] - amount, a[HOLDS] - 1 end
 a[WORTH] = a[WORTH] + back - sum(more) - debt
 a[SPENT], a[EXPIRED], a[REVOKED] = a[SPENT] + charged, a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
-local counters = hold and counted_end(hold, KEYS[6], charged, ARGV[10])
-if not hold and defined then counters = counted_late(defined, KEYS[6], now, terms, charged, ARGV[5], already) end
+if hold and hold[ENTRIES] ~= '' then
+  -- only here: settled
+  counters = settled(hold[ENTRIES], KEYS[6], amount, charged, ARGV[10])
+elseif not hold and defined then
+  -- only here: counted_late
+  counters = counted_late(defined, KEYS[6], now, terms, charged, ARGV[5], already)
+end
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, hold and 'C' or 'L', ARGV[8], ARGV[9], wallet, amounts, 0, ARGV[4], policy, terms, ARGV[5],
   hold and ARGV[7])
 local reserved = hold and hold[DIGEST] or past and past[DIGEST] or '-'
-local ended = format('%d %s %s %d %d %s', hold and 2 or 3, reserved, ARGV[4], available(w, now), w[PINNED], core)
+local ended = (hold and '2 ' or '3 ') .. reserved .. ' ' .. ARGV[4] .. format(' %d %d ', available(w, now), w[PINNED]) .. core
 call('SET', KEYS[5], ended, 'PX', ARGV[6])
 if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

@@ -21,17 +21,22 @@ if hold[EXPIRY] == 3 then charge = amount end
 local spent, back, forfeits, revocations = unhold(w, hold[SLICES], charge, now)
 local owed = hold[EXPIRY] == 2 and hold[OVERAGE] ~= 5 and hold[REPORTED] - charge or 0
 local expired, revoked = sum(forfeits), sum(revocations)
-local amounts = format('%d 0 %d %d %d %d %d %s %s %s', amount, charge, back, owed, expired, revoked, listed(spent), listed(forfeits),
-  listed(revocations))
+local amounts = format('%d 0 %d %d %d %d %d ', amount, charge, back, owed, expired, revoked)
+  .. listed(spent) .. ' ' .. listed(forfeits) .. ' ' .. listed(revocations)
 a[HELD], a[HOLDS], a[WORTH], a[SPENT] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH] + back, a[SPENT] + charge
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
 local is_undone = hold[EXPIRY] == 1 or hold[EXPIRY] == 2 and detail == ''
-local counters = hold[ENTRIES] ~= '' and counted_end(hold, KEYS[6], not is_undone and charge or nil, spent_by(detail))
+local counters = nil
+if hold[ENTRIES] ~= '' then
+  -- only here: settled, spent_by
+  counters = settled(hold[ENTRIES], KEYS[6], amount, not is_undone and charge or nil, spent_by(detail))
+end
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'E', ARGV[4], ARGV[5], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], detail, ARGV[3])
-local ended = format('5 %s - %d %d %s\n%d %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core, hold[OVERAGE], hold[CREATED], hold[DEADLINE], hold[TERMS])
+local ended = '5 ' .. hold[DIGEST] .. format(' - %d %d ', available(w, now), w[PINNED]) .. core
+  .. format('\n%d %d %d ', hold[OVERAGE], hold[CREATED], hold[DEADLINE]) .. hold[TERMS]
 call('SET', KEYS[5], ended, 'PX', ARGV[2])
 if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}

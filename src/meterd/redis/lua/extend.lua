@@ -21,6 +21,7 @@ local free = available(w, now)
 if more > 0 and a[FROZEN] == 1 then return {'DENIED', 2, free, more, 0, w[PINNED], a[SEQ]} end
 local code, deadline, exceeded, counters = more > free and more > 0 and 1 or 0, math.max(hold[DEADLINE], now + ttl), nil, nil
 if defined then
+  -- only here: limited, said_by, merged
   local entries = nil
   exceeded, counters, entries = limited(defined, KEYS[6], now, deadline + REMEMBERED, said_by(hold[TERMS], '', more, nil, 1), false)
   if exceeded then return {'DENIED', 6, free, more, code, w[PINNED], a[SEQ], exceeded} end

@@ -244,11 +244,6 @@ local function settled(entries, key, held, charged, spent)
   return changed
 end
 
--- What the end of a hold changes of the counters, as HSET takes it; false or nil: nothing.
-local function counted_end(hold, key, charged, spent)
-  return hold[ENTRIES] ~= '' and settled(hold[ENTRIES], key, hold[AMOUNT], charged, spent)
-end
-
 -- The counters, as HSET takes them, that a late Commit changes; of it `already` was charged when the hold expired. What it charges now is
 -- counted now, and nothing is denied.
 local function counted_late(defined, key, now, terms, charged, detail, already)

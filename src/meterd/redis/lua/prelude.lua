@@ -2,7 +2,8 @@
 -- No redis.call that writes stands here, except in `record`.
 --
 -- All amounts are whole micro-credits within ±(2^53 − 1), which doubles hold exactly; they are packed as doubles, and go into text by
--- string.format's %d, which takes them as 64-bit integers: `..` and tostring would give 14 digits.
+-- string.format's %d, which takes them as 64-bit integers: `..` and tostring would give 14 digits. Text goes together by `..`, since %s copies it
+-- letter by letter.
 -- Slices and draws are rows: {grant id, amount, grant id, amount, …}
 local MAX = 9007199254740991
 
@@ -41,8 +42,8 @@ end
 
 local function listed(draws)
   if not draws[1] then return '-' end
-  local out = format('%s:%d', draws[1], draws[2])
-  for i = 3, #draws, 2 do out = format('%s,%s:%d', out, draws[i], draws[i + 1]) end
+  local out = draws[1] .. format(':%d', draws[2])
+  for i = 3, #draws, 2 do out = out .. ',' .. draws[i] .. format(':%d', draws[i + 1]) end
   return out
 end
 
@@ -118,6 +119,13 @@ local function merge(into, draws)
   end
 end
 
+-- How a wallet of so many grants is packed. Those of few are written out, since making text costs more than all of their numbers.
+local function wallet_format(count)
+  if count == 1 then return '<ddc32dddddddd' end
+  if count == 2 then return '<ddc32ddddddddc32dddddddd' end
+  return '<dd' .. string.rep('c32dddddddd', count)
+end
+
 -- The wallet packed. Grants with nothing left and nothing held leave it.
 local function packed_wallet(w)
   for g = #w - NEXT + 1, FIRST, -NEXT do
@@ -125,7 +133,7 @@ local function packed_wallet(w)
       for _ = 1, NEXT do table.remove(w, g) end
     end
   end
-  return struct.pack('<dd' .. string.rep('c32dddddddd', (#w - 2) / NEXT), unpack(w))
+  return struct.pack(wallet_format((#w - 2) / NEXT), unpack(w))
 end
 
 -- Ends the slices of a hold: the first `charge` micros are spent, the rest goes back to its grants, or is forfeited where a grant
@@ -184,7 +192,7 @@ end
 
 -- struct.unpack answers where it stopped as well: one value too many for a list.
 local function unpacked_wallet(s)
-  local w = {struct.unpack('<dd' .. string.rep('c32dddddddd', (#s - 16) / 96), s)}
+  local w = {struct.unpack(wallet_format((#s - 16) / 96), s)}
   w[#w] = nil
   return w
 end
@@ -203,7 +211,8 @@ end
 
 local function packed_hold(h)
   local slices = h[SLICES]
-  return struct.pack('<c1Hc0Hc0Ic0Ic0ddddBBIc0' .. string.rep('c32d', #slices / 2), h[STATE], #h[DIGEST], h[DIGEST], #h[WALLET], h[WALLET],
+  local layout = #slices == 2 and '<c1Hc0Hc0Ic0Ic0ddddBBIc0c32d' or '<c1Hc0Hc0Ic0Ic0ddddBBIc0' .. string.rep('c32d', #slices / 2)
+  return struct.pack(layout, h[STATE], #h[DIGEST], h[DIGEST], #h[WALLET], h[WALLET],
     #h[TERMS], h[TERMS], #h[DETAIL], h[DETAIL], h[AMOUNT], h[CREATED], h[DEADLINE], h[REPORTED], h[OVERAGE], h[EXPIRY], #h[ENTRIES], h[ENTRIES],
     unpack(slices))
 end
@@ -213,7 +222,8 @@ local function hold_in(packed)
   if string.byte(packed) == 49 then
     local hold = {struct.unpack('<c1Hc0Hc0Ic0Ic0ddddBBIc0', packed)}
     local at = hold[SLICES]
-    local slices = {struct.unpack('<' .. string.rep('c32d', (#packed - at + 1) / 40), packed, at)}
+    local count = (#packed - at + 1) / 40
+    local slices = {struct.unpack(count == 1 and '<c32d' or '<' .. string.rep('c32d', count), packed, at)}
     slices[#slices] = nil
     hold[SLICES] = slices
     return hold, nil
@@ -233,9 +243,9 @@ local function record(keys, a, w, epoch, now, kind, txn, address, wallet, amount
   a[TXN] = kind .. txn
   local account, row = packed_account(a), w and packed_wallet(w)
   w = w or {0, 0}
-  local core = format('%d %d %s %s', a[SEQ], now, wallet, amounts)
-  local line = format('%s %s %s %s %s %s %d %d %d %d %d %s %d', kind, txn, previous == '' and '-' or previous, address,
-    string.match(epoch, '^%d+'), core, worth(w), w[DEBT], w[PINNED], a[HELD], change, digest, policy)
+  local core = format('%d %d ', a[SEQ], now) .. wallet .. ' ' .. amounts
+  local line = kind .. ' ' .. txn .. ' ' .. (previous == '' and '-' or previous) .. ' ' .. address .. ' ' .. string.match(epoch, '^%d+')
+    .. ' ' .. core .. format(' %d %d %d %d %d %s %d', worth(w), w[DEBT], w[PINNED], a[HELD], change, digest, policy)
   if member then call('ZREM', keys[4], member) end
   if row then call('HSET', keys[2], 'c', account, 'w:' .. wallet, row)
   else call('HSET', keys[2], 'c', account) end

@@ -18,16 +18,20 @@ if not is_conserved(a) then return {'BROKEN'} end
 local now, wallet, amount = now_ms(), hold[WALLET], hold[AMOUNT]
 local _, back, forfeits, revocations = unhold(w, hold[SLICES], 0, now)
 local expired, revoked = sum(forfeits), sum(revocations)
-local amounts = format('%d 0 0 %d 0 %d %d - %s %s', amount, back, expired, revoked, listed(forfeits), listed(revocations))
+local amounts = format('%d 0 0 %d 0 %d %d - ', amount, back, expired, revoked) .. listed(forfeits) .. ' ' .. listed(revocations)
 a[HELD], a[HOLDS], a[WORTH] = a[HELD] - amount, a[HOLDS] - 1, a[WORTH] + back
 a[EXPIRED], a[REVOKED] = a[EXPIRED] + expired, a[REVOKED] + revoked
 if a[DAY] == math.floor(hold[CREATED] / 86400000) then a[ACTIONS] = math.max(0, a[ACTIONS] - 1) end
 if not is_conserved(a) then return {'BROKEN'} end
 check_outbox(KEYS)
-local counters = counted_end(hold, KEYS[6])
+local counters = nil
+if hold[ENTRIES] ~= '' then
+  -- only here: settled
+  counters = settled(hold[ENTRIES], KEYS[6], amount)
+end
 -- checks above, writes below
 local core = record(KEYS, a, w, epoch, now, 'R', ARGV[6], ARGV[7], wallet, amounts, 0, '-', hold[OVERAGE], hold[TERMS], ARGV[3], ARGV[5])
-local ended = format('4 %s - %d %d %s', hold[DIGEST], available(w, now), w[PINNED], core)
+local ended = '4 ' .. hold[DIGEST] .. format(' - %d %d ', available(w, now), w[PINNED]) .. core
 call('SET', KEYS[5], ended, 'PX', ARGV[4])
 if counters then call('HSET', KEYS[6], unpack(counters)) end
 return {'SETTLED', 0, ended}
