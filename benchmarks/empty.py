@@ -1,4 +1,4 @@
-"""The yardstick: an empty unary handler and an echo stream on the server that meterd uses, with its options."""
+"""The yardsticks: an empty unary handler, one with a PING to Redis, and an echo stream, on a server with the options of meterd's."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import grpc
 import grpc.aio
 import uvloop
 
+from meterd.redis import runner
 from meterd.server import options
 
 UNARY = b"/bench.Empty/Call"
+PING = b"/bench.Empty/Ping"
 STREAM = b"/bench.Empty/Stream"
 
 
@@ -27,10 +29,20 @@ async def _stream(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator
         yield request
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, redis_url: str) -> None:
+    run = runner.Runner(redis_url)
+    await run.start()
+    assert await run.wait_connected(5)
+
+    async def ping(request: bytes, context: Any) -> bytes:
+        del request, context
+        await run.command((b"PING",))
+        return b""
+
     server = grpc.aio.server(options=options.server_options())
     handlers = {
         "Call": grpc.unary_unary_rpc_method_handler(_call),
+        "Ping": grpc.unary_unary_rpc_method_handler(ping),
         "Stream": grpc.stream_stream_rpc_method_handler(_stream),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Empty", handlers),))
@@ -41,4 +53,4 @@ async def _serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(int(sys.argv[1])))
+    uvloop.run(_serve(int(sys.argv[1]), sys.argv[2]))

@@ -72,8 +72,8 @@ class Bench:
         cpu_s = after.user + after.system - before.user - before.system
         return _Slice(tally.calls_per_s, cpu_s / tally.calls * 1e6, tally.latency_us(0.5) if tally.latencies_s else 0.0)
 
-    async def empty(self, slots: int, seconds: float = SLICE_S) -> _Slice:
-        run = load.Runner(self._yardstick, seconds).empty(empty.UNARY, self._empty_message, slots)
+    async def empty(self, slots: int, seconds: float = SLICE_S, *, path: bytes = empty.UNARY) -> _Slice:
+        run = load.Runner(self._yardstick, seconds).empty(path, self._empty_message, slots)
         return await self._slice(self.world.empty_process, run, commit=False)
 
     async def lifecycles(
@@ -175,20 +175,30 @@ async def throughput(bench: Bench, extent: Extent) -> list[results.Line]:
 
 
 async def single(bench: Bench, extent: Extent) -> list[results.Line]:
-    """Reserve alone, one in flight."""
-    empties, reserves = list[float](), list[float]()
+    """Reserve alone, one in flight, next to an empty handler that asks Redis for a PING: what any trip to Redis costs here."""
+    empties, pings, reserves = list[float](), list[float](), list[float]()
     for _ in range(extent.rounds):
         empties.append((await bench.empty(1, 1.0)).p50_us)
+        pings.append((await bench.empty(1, 1.0, path=empty.PING)).p50_us)
         reserves.append((await bench.reserves(1, 1.0)).p50_us)
-    extra_us = statistics.median(above - below for above, below in zip(reserves, empties, strict=True))
+    ping_us, extra_us = (
+        statistics.median(above - below for above, below in zip(side, empties, strict=True))
+        for side in (pings, reserves)
+    )
     return [
+        results.Line(
+            name="a handler with a PING to Redis, p50 − empty",
+            measured=ping_us,
+            unit="µs",
+            note=f"p50 {_middle(pings)} µs: the least that a trip to Redis adds here",
+        ),
         results.Line(
             name="Reserve, 1 in flight, p50 − empty",
             measured=extra_us,
             unit="µs",
             at_most=120,
             note=f"p50 {_middle(reserves)} µs, empty {_middle(empties)} µs",
-        )
+        ),
     ]
 
 

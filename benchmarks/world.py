@@ -51,13 +51,14 @@ def held_to(wanted: list[int] | None) -> Generator[None]:
 
 
 class Empty(process.Process):
-    """The empty handler's server."""
+    """The empty handlers' server."""
 
-    def __init__(self, directory: pathlib.Path, *, held_to: list[int] | None) -> None:
+    def __init__(self, directory: pathlib.Path, redis_url: str, *, held_to: list[int] | None) -> None:
         super().__init__(directory, name="empty", cores=held_to)
+        self._redis_url = redis_url
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.empty", str(self.port)]
+        return [sys.executable, "-m", "benchmarks.empty", str(self.port), self._redis_url]
 
     def environment(self) -> dict[str, str]:
         found = processes.meterd_environment(redis_url="", dsn="")
@@ -123,7 +124,7 @@ def opened(directory: pathlib.Path) -> Generator[World]:
     servers, others = cores()
     with held_to(others), processes.stores(directory, cores=others) as (valkey, postgres):
         server = processes.Server(directory=directory, redis_url=valkey.url, dsn=postgres.dsn, cores=servers)
-        yardstick = Empty(directory, held_to=servers)
+        yardstick = Empty(directory, valkey.url, held_to=servers)
         made = installation.Installation(valkey=valkey, postgres=postgres, server=server)
         made.meterd("migrate")
         try:
