@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts the connection at a byte, or lets nothing through."""
+"""A TCP proxy that cuts the connection at a byte, holds up what comes, or lets nothing through."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class Proxy:
     """
 
     def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._upstream = (host, int(port))
+        self._upstream = _split(target)
+        self._flows = asyncio.Event()
+        self._flows.set()
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._served: set[asyncio.Task[None]] = set()
         self.address = ""
         self.connections = 0
         self.up = 0
@@ -36,15 +38,30 @@ class Proxy:
     async def stop(self) -> None:
         assert self._server is not None
         self._server.close()
+        self._flows.set()
         self.cut()
+        await asyncio.gather(*self._served, return_exceptions=True)
 
     def cut(self) -> None:
         """Cuts all connections now."""
         for writer in self._open:
             writer.transport.abort()
 
+    def hold(self) -> None:
+        """From now on nothing passes, as behind a switch that is out of order: connections stand, and neither end hears of it."""
+        self._flows.clear()
+
+    def lead_to(self, target: str) -> None:
+        """Cuts all connections; the next ones go to another server."""
+        self._upstream = _split(target)
+        self.cut()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.add(task)
+        task.add_done_callback(self._served.discard)
         self._cuts, self.cut_up, self.cut_down = (self.cut_up, self.cut_down), None, None
         self.up = self.down = 0
         if self.is_refusing or self._cuts[0] == 0:
@@ -70,6 +87,7 @@ class Proxy:
     async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_up: bool) -> None:
         cut = self._cuts[0 if is_up else 1]
         while data := await reader.read(65_536):
+            await self._flows.wait()
             passed = self.up if is_up else self.down
             if cut is not None and passed + len(data) >= cut:
                 writer.write(data[: cut - passed])
@@ -84,6 +102,11 @@ class Proxy:
             else:
                 self.down += len(data)
         raise ConnectionResetError
+
+
+def _split(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)
 
 
 @contextlib.asynccontextmanager

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 # A restarted Redis that agrees serves again within a second.
 CHECK_INTERVAL_S = 0.25
+REPLICA = "Redis is a read-only replica"
 
 
 def wrong_sentinel(found: bytes | None, expected: bytes) -> str:
@@ -32,6 +33,18 @@ def wrong_sentinel(found: bytes | None, expected: bytes) -> str:
     if found is None:
         return "Redis has no sentinel: it is empty, or was flushed"
     return f"Redis has the sentinel {found.decode(errors='replace')!r}, Postgres {expected.decode()!r}"
+
+
+async def is_replica(run: runner.Runner) -> bool:
+    """Whether Redis is another's replica: it refuses to write, and may take the other's place later without what that had last.
+
+    UnavailableError if Redis is away. A Redis that does not permit ROLE is taken for no replica: its answer to a script tells then.
+    """
+    try:
+        found: list[Any] = await run.command(("ROLE",))
+    except runner.RedisRefusedError:
+        return False
+    return found[0] == b"slave"
 
 
 def _log_reasons(reasons: Mapping[int, str], state: str) -> None:
@@ -150,10 +163,15 @@ class Fence:
                 await asyncio.sleep(0.02)
 
     async def _watch(self) -> None:
-        """Notices a Redis that was emptied while nobody calls: each script would, but health has to know before."""
+        """Notices a Redis that was emptied, or made a replica, while nobody calls: each script would, but health has to know before."""
         known = list(self._ledger.sentinels)
         try:
-            found: list[bytes | None] = await self._run.command(("MGET", *map(keys.sentinel, range(len(known)))))
+            asked: asyncio.Future[list[bytes | None]] = self._run.command(
+                ("MGET", *map(keys.sentinel, range(len(known))))
+            )
+            if await is_replica(self._run):
+                self._fence(dict.fromkeys(range(len(known)), REPLICA))
+            found = await asked
         except errors.MeterdError:
             return
         wrong = {
@@ -165,8 +183,16 @@ class Fence:
             self._fence(wrong)
 
     async def arm(self) -> None:
-        """Checks every fenced partition once, and arms those that agree."""
+        """Checks every fenced partition once, and arms those that agree.
+
+        Nothing is armed on a replica, whose loaded scripts would be there when it takes the place of a master that was ahead of it.
+        """
         restarts = self._restarts
+        if await is_replica(self._run):
+            wrong = dict.fromkeys(self.reasons, REPLICA)
+            _log_reasons({at: REPLICA for at in wrong if self.reasons[at] != REPLICA}, "still fenced")
+            self.reasons |= wrong
+            return
         fenced = [position for position in await self._positions() if position.partition in self.reasons]
         checked = await asyncio.gather(*(self._check(position) for position in fenced))
         if self._restarts != restarts:
