@@ -68,8 +68,8 @@ def worker(http_listen: str | None) -> None:
 
 
 def _settle(_address: str) -> None:
-    """Price books, messages and modules are loaded by now, and stay: a full collection that looked through them stopped all calls for 50 to
-    75 ms (docs/BENCHMARKS.md)."""
+    """Price books, messages and modules are loaded by now, and stay: a full collection that looked through them stopped all calls for some
+    50 ms (docs/BENCHMARKS.md)."""
     gc.collect()
     gc.freeze()
 
