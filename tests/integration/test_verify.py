@@ -72,12 +72,13 @@ async def tamper(both: stores.Stores, statement: str, *values: Any) -> None:
 async def tamper_packed(both: stores.Stores, field: str, place: int, by: int) -> None:
     """Adds to a number of the account's hash in Redis."""
     partition = ids.partition_of(both.address, outbox.PARTITIONS)
-    # All numbers of an account and of a wallet are doubles; the account's stand at its end, the wallet's first two at its start.
+    # As the prelude packs them; a wallet's first two numbers are doubles.
     text = (
-        "local s = redis.call('HGET', KEYS[1], ARGV[1]) local i = tonumber(ARGV[2]) "
-        "local at = ARGV[1] == 'c' and #s - 8 * (22 - i) + 1 or 8 * i - 7 "
-        "local changed = struct.pack('<d', struct.unpack('<d', s, at) + tonumber(ARGV[3])) "
-        "redis.call('HSET', KEYS[1], ARGV[1], string.sub(s, 1, at - 1) .. changed .. string.sub(s, at + 8))"
+        "local s, i, by = redis.call('HGET', KEYS[1], ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]) "
+        "if ARGV[1] == 'c' then local a = {struct.unpack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', s)} a[i] = a[i] + by "
+        "s = struct.pack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', #a[1], a[1], #a[2], a[2], #a[3], a[3], unpack(a, 4, 21)) "
+        "else s = string.sub(s, 1, 8 * i - 8) .. struct.pack('<d', struct.unpack('<d', s, 8 * i - 7) + by) .. string.sub(s, 8 * i + 1) end "
+        "redis.call('HSET', KEYS[1], ARGV[1], s)"
     )
     name = keys.account(partition, both.address)
     await both.run.command(("EVAL", text, "1", name, field, str(place + 1), str(by)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import struct
 
 from meterd.core import ids, ledger
 from meterd.redis import keys
@@ -14,6 +15,22 @@ def draws(text: str) -> tuple[ledger.Draw, ...]:
         return ()
     rows = text.split(",")
     return tuple([ledger.Draw(grant_id=ids.parsed_uuid(row[:32]), amount_micros=int(row[33:])) for row in rows])
+
+
+# Available, held and seq, and a hold as packed_body in the prelude packs it: amount, created, deadline, reported, overage, expiry, sizes of
+# the detail, which a new hold has none of, and of the entries.
+_RESERVED = struct.Struct("<3d4d2B2I")
+_ROW = struct.Struct("<32sd")
+
+
+def new_hold(reply: bytes) -> tuple[int, int, int, int, int, int, tuple[ledger.Draw, ...]]:
+    """What reserve answers: available and held (micros), seq; of the hold its amount (micros), when it was made (ms), overage and draws."""
+    available, held, seq, amount, created, _, _, overage, _, _, size = _RESERVED.unpack_from(reply)
+    rows = _ROW.iter_unpack(reply[_RESERVED.size + size :])
+    draws = tuple(
+        [ledger.Draw(grant_id=ids.parsed_uuid(grant.decode()), amount_micros=int(part)) for grant, part in rows]
+    )
+    return int(available), int(held), int(seq), int(amount), int(created), overage, draws
 
 
 # A partition's sentinel seldom changes, and every answer has its epoch.

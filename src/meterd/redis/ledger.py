@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import struct
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,8 +33,6 @@ _STATES = {
     "R": ledger.State.RELEASED,
     "E": ledger.State.EXPIRED,
 }
-# What `reserve` takes as rules.
-_RULES = struct.Struct("<BBBdd")
 # What the scripts have in the place of a hold's state for a charge, which is no hold.
 _CHARGE = 6
 # The overage policy of a hold that an unlimited plan paid for.
@@ -74,23 +71,18 @@ class RedisLedger:
         hold = command.hold
         args = (
             command.wallet,
-            str(command.amount_micros),
-            str(command.amount_min_micros),
-            command.digest.hex(),
-            str(command.ttl_ms),
-            _RULES.pack(command.overage, command.expiry, command.replay_only, self._holds_max, self._outbox_length_max),
-            command.terms,
+            packing.wants(command, self._holds_max, self._outbox_length_max),
+            packing.head(command),
             hold.hex + command.address,
-            limits.said(core_limits.decoded(command.terms) if command.said is None else command.said),
         )
         try:
             reply = await self._evalsha("reserve", place, hold, args)
         except runner.NoScriptError:
             self._unloaded(place.partition)
             raise
-        code = reply[0]
-        if code == b"RESERVED":
+        if isinstance(reply, bytes):
             return self._reserved(reply, command, place.partition)
+        code = reply[0]
         if code == b"HELD":
             return self._held(reply, hold, command.address, place.partition)
         if code == b"SETTLED":
@@ -104,14 +96,13 @@ class RedisLedger:
         hold_hex = hold.hex
         args = (
             command.tenant_id,
-            "" if command.amount_micros is None else str(command.amount_micros),
+            packing.comes_to(command),
             command.digest.hex(),
             command.detail,
             self._ttl,
             hold_hex + command.address,
             hold_hex,
             command.address,
-            limits.spent(core_limits.decoded(command.detail) if command.said is None else command.said),
             *late,
         )
         try:
@@ -181,7 +172,7 @@ class RedisLedger:
             return self._held(reply, hold, address, partition)
         outcome = self._settled(reply, hold, partition)
         assert isinstance(outcome, ledger.Settled)
-        late = reply[2].partition(b"\n")[2]
+        late = reply[1].partition(b"\n")[2]
         return dataclasses.replace(outcome, terms=late.split(b" ", 3)[3]) if late else outcome
 
     async def expire(self, address: str, hold: uuid.UUID) -> ledger.Settled | None:
@@ -413,8 +404,8 @@ class RedisLedger:
         epoch = decoding.epoch_of(self.sentinels[partition])
         return ledger.Balance(wallet=wallet, available_micros=available, held_micros=held, seq=seq, epoch=epoch)
 
-    def _reserved(self, reply: runner.Reply, command: ledger.Reserve, partition: int) -> ledger.Held:
-        _, amount, created_ms, available, held, seq, slices, is_unlimited = reply
+    def _reserved(self, reply: bytes, command: ledger.Reserve, partition: int) -> ledger.Held:
+        available, held, seq, amount, created_ms, overage, draws = decoding.new_hold(reply)
         return ledger.Held(
             hold=command.hold,
             address=command.address,
@@ -423,11 +414,11 @@ class RedisLedger:
             state=ledger.State.OPEN,
             created_ms=created_ms,
             expires_ms=created_ms + command.ttl_ms,
-            draws=decoding.draws(slices.decode()),
+            draws=draws,
             terms=command.terms,
             replayed=False,
             balance=self._balance(command.wallet, available, held, seq, partition),
-            unlimited=is_unlimited == 1,
+            unlimited=overage == ledger.Overage.FREE,
         )
 
     def _held(self, reply: runner.Reply, hold: uuid.UUID, address: str, partition: int) -> ledger.Held:
@@ -459,7 +450,7 @@ class RedisLedger:
             hold=command.hold,
             address=command.address,
             wallet=settled.balance.wallet,
-            amount_micros=int(reply[2].split(b" ", 9)[8]),
+            amount_micros=int(reply[1].split(b" ", 9)[8]),
             state=_STATES[settled.kind],
             created_ms=ids.uuid7_ms(command.hold),
             expires_ms=settled.at_ms,
@@ -470,10 +461,13 @@ class RedisLedger:
         )
 
     def _settled(self, reply: runner.Reply, txn: uuid.UUID, partition: int) -> ledger.Settled | ledger.AskDurable:
-        if reply[0] == b"ASK" or reply[0] == b"NOHOLD":
-            return ledger.AskDurable()
-        self._raise_unless(reply, b"SETTLED", partition)
-        ended: str = reply[2].decode().partition("\n")[0]
+        replayed = not isinstance(reply, bytes)
+        if replayed:
+            if reply[0] == b"ASK" or reply[0] == b"NOHOLD":
+                return ledger.AskDurable()
+            self._raise_unless(reply, b"SETTLED", partition)
+            reply = reply[1]
+        ended: str = reply.decode().partition("\n")[0]
         state, _, _, available, held, seq, at, wallet, _, _, *amounts, drawn, _, _ = ended.split(" ")
         charged, returned, uncollected, forfeited, _revoked = amounts
         return ledger.Settled(
@@ -485,7 +479,7 @@ class RedisLedger:
             forfeited_micros=int(forfeited),
             at_ms=int(at),
             draws=decoding.draws(drawn),
-            replayed=reply[1] == 1,
+            replayed=replayed,
             balance=self._balance(wallet, int(available), int(held), int(seq), partition),
         )
 

@@ -9,12 +9,11 @@ from typing import Any
 
 from meterd.core import catalog, limits
 
-# As LIMIT in limits.lua, up to the number, the id and the value.
+# As LIMIT in limits.lua, up to the number, the value and the id.
 _HEAD = struct.Struct("<ddd7B")
 # As SAID there: up to the names, and the size of each.
 _WANTED = struct.Struct("<5d")
 _SIZE = struct.Struct("<H")
-_SPENT = struct.Struct("<dd")
 
 
 def packed(defined: Sequence[limits.Limit]) -> bytes:
@@ -28,10 +27,10 @@ def packed(defined: Sequence[limits.Limit]) -> bytes:
         parts += (
             _HEAD.pack(*head, *kinds, len(number)),
             number,
-            bytes((len(name),)),
-            name,
             bytes((len(value),)),
             value,
+            bytes((len(name),)),
+            name,
         )
     return b"".join(parts)
 
@@ -55,10 +54,10 @@ def said(terms: Mapping[str, Any]) -> bytes:
     )
 
 
-def spent(detail: Mapping[str, Any]) -> bytes:
-    """What a hold has come to by the detail of its Commit, as `settled` of limits.lua takes it."""
+def spent(detail: Mapping[str, Any]) -> tuple[int, int]:
+    """Cost (micro-USD) and tokens of a hold by the detail of its Commit, -1 for what it does not say."""
     cost, tokens = limits.cost_of(detail), limits.tokens_of(detail)
-    return _SPENT.pack(-1 if cost is None else cost, -1 if tokens is None else tokens)
+    return -1 if cost is None else cost, -1 if tokens is None else tokens
 
 
 # Callers ask for the same users and models again and again.
@@ -91,8 +90,8 @@ def defined(text: bytes) -> list[limits.Limit]:
         cap, _length, anchor, subject, metric, kind, _slots, observed, window, size = _HEAD.unpack_from(text, at)
         at += _HEAD.size
         number, at = text[at : at + size - 1], at + size
-        name, at = text[at + 1 : at + 1 + text[at]].decode(), at + 1 + text[at]
         value, at = text[at + 1 : at + 1 + text[at]].decode(), at + 1 + text[at]
+        name, at = text[at + 1 : at + 1 + text[at]].decode(), at + 1 + text[at]
         is_period = window == limits.Window.PERIOD and metric != limits.Metric.HOLDS
         found.append(
             limits.Limit(

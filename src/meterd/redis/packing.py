@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,40 @@ from typing import Any
 from meterd.core import ledger
 from meterd.core import limits as core_limits
 from meterd.redis import limits
+
+# What `reserve` wants, up to what it says to limits.
+_WANTS = struct.Struct("<dddBBBdd")
+_COMES_TO = struct.Struct("<ddd")
+_SIZE = struct.Struct("<H")
+_LONG_SIZE = struct.Struct("<I")
+
+
+def wants(command: ledger.Reserve, holds_max: int, outbox_max: int) -> bytes:
+    """What `reserve` is to decide by."""
+    return _WANTS.pack(
+        command.amount_micros,
+        command.amount_min_micros,
+        command.ttl_ms,
+        command.overage,
+        command.expiry,
+        command.replay_only,
+        holds_max,
+        outbox_max,
+    ) + limits.said(core_limits.decoded(command.terms) if command.said is None else command.said)
+
+
+def comes_to(command: ledger.Commit) -> bytes:
+    """Amount, cost and tokens of a Commit; -1 for what it does not say."""
+    amount, said = command.amount_micros, command.said
+    cost, tokens = limits.spent(core_limits.decoded(command.detail) if said is None else said)
+    return _COMES_TO.pack(-1 if amount is None else amount, cost, tokens)
+
+
+def head(command: ledger.Reserve) -> bytes:
+    """The part of a hold that the caller made: state, digest, wallet and terms, as the prelude's hold_in unpacks it."""
+    digest, wallet, terms = command.digest.hex().encode(), command.wallet.encode(), command.terms
+    sizes = _SIZE.pack(len(digest)), _SIZE.pack(len(wallet)), _LONG_SIZE.pack(len(terms))
+    return b"".join((b"1", sizes[0], digest, sizes[1], wallet, sizes[2], terms))
 
 
 def load_args(state: ledger.AccountState) -> tuple[bytes | str, ...]:

@@ -44,7 +44,8 @@ CONNECT_TIMEOUT_S = 2.0
 RECONNECT_DELAY_MIN_S = 0.02
 RECONNECT_DELAY_MAX_S = 1.0
 
-Reply = list[Any]
+# What a script answers: its code and what belongs to it, or one value of bytes.
+Reply = Any
 _RUN_ID = re.compile(rb"^run_id:([0-9a-f]+)", re.MULTILINE)
 
 

@@ -10,6 +10,8 @@ import re
 import types
 from collections.abc import Mapping, Sequence
 
+from meterd.redis import inlining
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Script:
@@ -48,11 +50,6 @@ _ONLY_HERE = re.compile(r"^ *-- only here: ([\w, ]+)$", re.MULTILINE)
 _DEFINED = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 
 
-def _without_comments(text: str) -> str:
-    """Comments are for readers; Redis need not keep them."""
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--") and line.strip())
-
-
 def _needed(paragraphs: Sequence[str], words: set[str]) -> list[str]:
     """The paragraphs that code of these words needs, directly or through another: each closure costs some 0.1 µs a call."""
     kept: list[str] = []
@@ -67,15 +64,24 @@ def _needed(paragraphs: Sequence[str], words: set[str]) -> list[str]:
 def _linked(prelude: str, body: str) -> str:
     """The body behind what it needs of the prelude. What a comment `only here: name, …` in a block names is made there alone, so that
     calls that do not come by have nothing of it."""
-    paragraphs = [_without_comments(paragraph) for paragraph in prelude.split("\n\n")]
+    parts = prelude.split("\n\n")
+    in_place = inlining.found_in(parts)
+    paragraphs = [inlining.without_comments(inlining.put_in_place(part, in_place)) for part in parts]
+    body = inlining.put_in_place(body, in_place)
+    code = inlining.without_comments(body)
     rare = {name for names in _ONLY_HERE.findall(body) for name in names.split(", ")}
-    common = _needed(paragraphs, set(_WORD.findall(_without_comments(body))) - rare)
+    common = _needed(paragraphs, set(_WORD.findall(code)) - rare)
 
     def placed(comment: re.Match[str]) -> str:
-        wanted = _needed(paragraphs, set(comment[1].split(", ")))
-        return "\n".join(code for code in wanted if code not in common)
+        words = set[str]()
+        for name in comment[1].split(", "):
+            is_call = name not in in_place or re.search(rf"\b{name}\(", code)
+            words |= (
+                {name} if is_call else set(_WORD.findall(inlining.without_comments(in_place[name].statements))) - rare
+            )
+        return "\n".join(needed for needed in _needed(paragraphs, words) if needed not in common)
 
-    return "\n".join((*common, _without_comments(_ONLY_HERE.sub(placed, body))))
+    return "\n".join((*common, inlining.without_comments(_ONLY_HERE.sub(placed, body))))
 
 
 def _inlined(text: str) -> str:

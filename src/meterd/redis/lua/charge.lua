@@ -3,13 +3,13 @@
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 tombstone of the charge (string), 6 counters of limits (hash)
 -- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 digest (16 hex), 5 overage (1-3; 4: all or nothing; 6: as 4, for a transfer), 6 terms (JSON), 7 detail (JSON),
 --       8 tombstone ttl (ms), 9 replay only (0 or 1), 10 outbox length at most, 11 charge uuid (32 hex), 12 address
--- Returns {code, …}:
+-- Returns as commit or {code, …}:
 --   SETTLED … as commit | DENIED … as reserve | ASK | CONFLICT state | NOTLOADED | NOWALLET | FULL | FENCED | BADARG n | RANGE | BROKEN
 local epoch, old = unpack(call('MGET', KEYS[1], KEYS[5]))
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 if old then
   if string.match(old, '^6 (%x+) ') ~= ARGV[4] then return {'CONFLICT', '6'} end
-  return {'SETTLED', 1, old}
+  return {'SETTLED', old}
 end
 if ARGV[9] == '1' then return {'ASK'} end
 local charge = whole(ARGV[3])
@@ -36,8 +36,7 @@ if (policy == 4 or policy == 6) and free < charge then
   -- only here: is_blocked
   code = is_blocked(KEYS[2], ARGV[2]) and 4 or 1
 end
-local spent, debt = beyond(w, now, charge, policy > 3 and 2 or policy, a[OVERDRAFT])
-local charged = sum(spent) + debt
+local spent, charged = beyond(w, now, charge, policy > 3 and 2 or policy, a[OVERDRAFT])
 if defined and policy ~= 6 then
   -- only here: limited, said_by
   local exceeded = nil
@@ -58,4 +57,4 @@ local core = record(KEYS, a, w, epoch, now, 'H', ARGV[11], ARGV[12], ARGV[2], am
 local ended = '6 ' .. ARGV[4] .. format(' - %d %d ', available(w, now), w[PINNED]) .. core
 call('SET', KEYS[5], ended, 'PX', ARGV[8])
 if counters then call('HSET', KEYS[6], unpack(counters)) end
-return {'SETTLED', 0, ended}
+return ended

@@ -17,21 +17,21 @@ w = w or {0, 0}
 if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[PINNED], a[SEQ]} end
 if a[REVOKED] + amount > MAX or w[DEBT] + amount > MAX or a[WORTH] - amount < -MAX then return {'RANGE'} end
 if not is_conserved(a) then return {'BROKEN'} end
-local taken, left = {}, amount
+local taken, left = nil, amount
 for id in string.gmatch(ARGV[7], string.rep('%x', 32)) do
   for g = FIRST, #w, NEXT do
     local part = math.min(w[g + LEFT], left)
     if w[g] == id and part > 0 and (w[g + UNTIL] == 0 or w[g + UNTIL] > now) then
       w[g + LEFT], left = w[g + LEFT] - part, left - part
-      merge(taken, {id, part})
+      taken = merge(taken, {id, part})
     end
   end
 end
-left = left - take(w, now, math.min(left, math.max(0, available(w, now))), taken, false)
+local others, covered = take(w, now, math.min(left, math.max(0, available(w, now))), false)
+taken, left = merge(taken, others), left - covered
 w[DEBT] = w[DEBT] + left
 a[CHANGE], a[WORTH], a[REVOKED] = number, a[WORTH] - amount, a[REVOKED] + amount
 local amounts = format('0 0 0 0 0 0 %d - - %s', amount, listed(taken))
-check_outbox(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, 'B', ARGV[3], ARGV[6], ARGV[4], amounts, number, '-', 0, '', '')
 return {'APPLIED', amount, available(w, now), w[PINNED], a[SEQ]}

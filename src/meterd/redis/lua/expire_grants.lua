@@ -15,7 +15,6 @@ for g = FIRST, #w, NEXT do
   if ends > 0 and ends <= now and left > 0 and #due < tonumber(ARGV[4]) then due[#due + 1] = w[g]
   elseif ends > 0 and left + w[g + OPEN] > 0 and (soonest == 0 or ends < soonest) and (ends > now or left > 0) then soonest = ends end
 end
-check_outbox(KEYS)
 -- checks above, writes below
 for _, id in ipairs(due) do
   -- The record before this one may have taken a grant out.

@@ -29,16 +29,15 @@ if defined then
 end
 if code > 0 then return {'DENIED', code, free, more, 0, w[PINNED], a[SEQ]} end
 if not is_conserved(a) then return {'BROKEN'} end
-local slices = {}
-take(w, now, more, slices, true)
-merge(hold[SLICES], slices)
+local slices = take(w, now, more, true)
+hold[SLICES] = merge(hold[SLICES], slices)
 w[PINNED] = w[PINNED] + more
 hold[AMOUNT] = hold[AMOUNT] + more
 a[WORTH], a[HELD] = a[WORTH] - more, a[HELD] + more
 hold[DEADLINE] = deadline
 local account, wallet, extended = packed_account(a), packed_wallet(w), packed_hold(hold)
 -- checks above, writes below
-call('ZADD', KEYS[4], format('%d', hold[DEADLINE]), ARGV[5])
+call('ZADD', KEYS[4], hold[DEADLINE], ARGV[5])
 if more > 0 then call('HSET', KEYS[2], 'c', account, 'w:' .. hold[WALLET], wallet) end
 call('SET', KEYS[5], extended)
 if counters then call('HSET', KEYS[6], unpack(counters)) end

@@ -21,7 +21,7 @@ if (#w - 2) / NEXT >= tonumber(ARGV[11]) then return {'FULL'} end
 if a[GRANTED] + amount > MAX then return {'RANGE'} end
 if not is_conserved(a) then return {'BROKEN'} end
 local grant = {ARGV[3], amount, 0, expires, effective, priority, category, number, 0}
-local paid = {}
+local paid = nil
 if w[DEBT] > 0 and is_active(grant, 1, now) then
   local part = math.min(w[DEBT], amount)
   grant[1 + LEFT], w[DEBT], paid = amount - part, w[DEBT] - part, {ARGV[3], part}
@@ -31,7 +31,8 @@ while w[at] and not burns_before(grant, 1, w, at) do at = at + NEXT end
 for i = NEXT, 1, -1 do table.insert(w, at, grant[i]) end
 a[CHANGE], a[GRANTED], a[WORTH] = number, a[GRANTED] + amount, a[WORTH] + amount
 local amounts = format('0 %d 0 0 0 0 0 %s - -', amount, listed(paid))
-check_outbox(KEYS)
+-- Its type is not known yet, and it will not be the first to be written.
+call('XLEN', KEYS[3])
 -- checks above, writes below
 if expires > 0 then call('ZADD', KEYS[4], 'LT', ARGV[9], ARGV[10]) end
 record(KEYS, a, w, epoch, now, 'G', ARGV[3], ARGV[10], ARGV[4], amounts, number, '-', 0, '', '')

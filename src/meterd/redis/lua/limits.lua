@@ -2,14 +2,15 @@
 --
 -- Definitions: the field "l" of the account, row after row of cap, length_ms, anchor_ms, subject (1 account, 2 user, 3 team, 4 key,
 -- 5 feature, 6 model), metric (1 credits, 2 micro-USD, 3 actions, 4 tokens, 5 open holds), kind of window (1 fixed, 2 months, 3 rolling,
--- 4 lifetime, 5 operation), slots, is_observed, name of the window, "number:", id, value.
-local LIMIT = '<dddBBBBBBBc0Bc0Bc0'
+-- 4 lifetime, 5 operation), slots, is_observed, name of the window, "number:", value, and, behind the size of it, the id, which only a
+-- denial needs.
+local LIMIT = '<dddBBBBBBBc0Bc0B'
 
 -- A counter: a field of the counters' hash, "number:value", for an operation "number:value\0operation". Doubles: {at, over, used}; of a
 -- rolling window {slot, over, used in that slot, used in the one before, …}; of an operation `at` is until when it is remembered.
 --
--- What a hold remembers of a counter: at, amount, metric, kind, field.
-local ENTRY = '<ddBBHc0'
+-- What a hold remembers of a counter: at, amount, metric, kind, field, and how many bytes all of this is, so that it can be read from its end.
+local ENTRY = '<ddBBHc0H'
 
 -- What a call wants and says: by metric credits, cost, actions, tokens and open holds, then user, team, key, feature, model and operation.
 -- What it does not say is ''.
@@ -78,38 +79,47 @@ local function rare()
 end
 
 -- The start of the window that `now` lies in; of a rolling one the number of its slot, 0 of those that have none.
+-- in place
 local function window_at(kind, length, anchor, slots, now)
-  if kind == 1 then return anchor + math.floor((now - anchor) / length) * length end
-  if kind == 3 then return math.floor(now / (length / slots)) end
-  if kind ~= 2 then return 0 end
-  if anchor ~= 0 then
-    local start = rare()(anchor, now)
-    return start
+  local begins = 0
+  if kind == 1 then begins = now - (now - anchor) % length
+  elseif kind == 3 then begins = math.floor(now / (length / slots))
+  elseif kind == 2 and anchor ~= 0 then
+    -- only here: rare
+    begins = rare()(anchor, now)
+  elseif kind == 2 then
+    -- The calendar month, in one go: how far the day lies into its year from March on, and then into its month. x - x % 1 is floor(x).
+    local day = (now - now % 86400000) / 86400000
+    local of_era = (day + 719468) % 146097
+    local years = (of_era - (of_era - of_era % 1460) / 1460 + (of_era - of_era % 36524) / 36524 - (of_era - of_era % 146096) / 146096) / 365
+    local year = years - years % 1
+    local of_year = of_era - 365 * year - (year - year % 4) / 4 + (year - year % 100) / 100
+    local months = (5 * of_year + 2) / 153
+    local days = (153 * (months - months % 1) + 2) / 5
+    begins = (day - of_year + days - days % 1) * 86400000
   end
-  -- The calendar month, in one go: how far the day lies into its year from March on, and then into its month.
-  local day = math.floor(now / 86400000)
-  local of_era = (day + 719468) % 146097
-  local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365)
-  local of_year = of_era - 365 * year - math.floor(year / 4) + math.floor(year / 100)
-  return (day - of_year + math.floor((153 * math.floor((5 * of_year + 2) / 153) + 2) / 5)) * 86400000
+  return begins
 end
 
 -- What a call that says `said` does to the limits `defined`; `is_new` is false for more of an open hold. Answers the limits that have no
 -- room, each {id, subject, value, metric, window, cap, used, resets_ms}, or nil, the changed counters as HSET takes them, or nil, and what
 -- the hold is to remember.
+-- in place
 local function limited(defined, key, now, until_ms, said, is_new)
-  local exceeded, changed, entries, at = nil, nil, '', 1
+  local failing, changed, counted, at = nil, nil, '', 1
   while at <= #defined do
-    local cap, length, anchor, subject, metric, kind, slots, observed, window, number, id, value, after = struct.unpack(LIMIT, defined, at)
+    local cap, length, anchor, subject, metric, kind, slots, observed, window, number, value, size, after = struct.unpack(LIMIT, defined, at)
     local mine, amount = subject == 1 and '' or said[SUBJECTS + subject], said[metric]
-    at = after
+    at = after + size
     if (subject == 1 or mine ~= '') and (value == '' or value == mine)
       and (amount > 0 or kind == 5 or is_new and said[MODEL] ~= '' and (metric == 2 or metric == 4)) then
       local field, old, row = number .. mine, nil, nil
       if kind == 5 then field = said[OPERATION] ~= '' and field .. '\0' .. said[OPERATION] end
       if field then old = call('HGET', key, field) end
-      local start, over, used = window_at(kind, length, anchor, slots, now), 0, 0
+      local start = window_at(kind, length, anchor, slots, now)
+      local over, used = 0, 0
       if kind == 3 then
+        -- only here: rare
         row = select(2, rare())(old, start, slots)
         start, over = row[1], row[2]
         for slot = 3, #row do used = used + row[slot] end
@@ -120,27 +130,32 @@ local function limited(defined, key, now, until_ms, said, is_new)
       if amount > 0 and used + amount > cap then
         if observed == 1 then over = over + 1
         else
+          -- only here: rare
           local _, _, resets_at = rare()
-          exceeded = exceeded or {}
-          exceeded[#exceeded + 1] = {id, subject, mine, metric, window, cap, used,
+          failing = failing or {}
+          failing[#failing + 1] = {string.sub(defined, after, at - 1), subject, mine, metric, window, cap, used,
             resets_at(row, kind, length, anchor, slots, now, used + amount - cap)}
         end
       end
       if field then
-        if kind == 5 then start = math.max(start, until_ms) end
-        changed = changed or {}
-        changed[#changed + 1] = field
+        if kind == 5 and until_ms > start then start = until_ms end
+        local packed = nil
         if row then
           row[2], row[3] = over, math.min(MAX, row[3] + amount)
-          changed[#changed + 1] = struct.pack('<' .. string.rep('d', #row), unpack(row))
-        else changed[#changed + 1] = struct.pack('<ddd', start, over, math.min(MAX, used + amount)) end
+          packed = struct.pack('<' .. string.rep('d', #row), unpack(row))
+        else
+          used = used + amount
+          packed = struct.pack('<ddd', start, over, used < MAX and used or MAX)
+        end
+        if changed then changed[#changed + 1] = field; changed[#changed + 1] = packed
+        else changed = {field, packed} end
         if amount > 0 or is_new then
-          entries = entries .. struct.pack(ENTRY, kind == 5 and 0 or start, amount, metric, kind, #field, field)
+          counted = counted .. struct.pack(ENTRY, kind == 5 and 0 or start, amount, metric, kind, #field, field, #field + 22)
         end
       end
     end
   end
-  return exceeded, changed, entries
+  return failing, changed, counted
 end
 
 -- An exact USD amount in micro-USD, rounded up.
@@ -149,11 +164,10 @@ local function usd_micros(usd)
   return tonumber(units) * 1000000 + tonumber(string.sub(part .. '000000', 1, 6)) + (string.find(part, '[1-9]', 7) and 1 or 0)
 end
 
--- What `settled` is to know of a hold's end by its detail.
+-- Cost in micro-USD and tokens of a hold's end by its detail, as `settled` takes them.
 local function spent_by(detail)
   local d = detail ~= '' and cjson.decode(detail) or {}
-  return struct.pack('<dd', d.cost and usd_micros(d.cost) or -1,
-    d.usage and (d.usage.input_tokens or 0) + (d.usage.output_tokens or 0) or -1)
+  return d.cost and usd_micros(d.cost) or -1, d.usage and (d.usage.input_tokens or 0) + (d.usage.output_tokens or 0) or -1
 end
 
 -- SAID of a call by its terms and detail. `holds`: 1 for one that is to be open, 0 for one that is none, nil for more credits of an
@@ -174,7 +188,7 @@ local function merged(old, new)
   local places, out, at = {}, {}, 1
   local text = old .. new
   while at <= #text do
-    local start, amount, metric, kind, field, after = struct.unpack(ENTRY, text, at)
+    local start, amount, metric, kind, field, _, after = struct.unpack(ENTRY, text, at)
     local is_new = at > #old
     at = after
     local place = places[field]
@@ -190,54 +204,48 @@ local function merged(old, new)
   for _, place in ipairs(out) do
     -- No rolling window has more than 30 slots before the present one.
     if place[4] ~= 3 or places[place[5]][1] - place[1] <= 30 then
-      kept[#kept + 1] = struct.pack(ENTRY, place[1], place[2], place[3], place[4], #place[5], place[5])
+      kept[#kept + 1] = struct.pack(ENTRY, place[1], place[2], place[3], place[4], #place[5], place[5], #place[5] + 22)
     end
   end
   return table.concat(kept)
 end
 
 -- What the end of a hold of `held` micros changes of the counters that it was counted in, as HSET takes it; nil: nothing. `charged` nil:
--- it ends without a trace. `spent`, needed otherwise, is its cost in micro-USD and its tokens, each a double; what is below 0 is not known,
--- and stays as it was estimated. A window that has turned keeps what was counted in it.
-local function settled(entries, key, held, charged, spent)
-  local list, rows, left, changed, at = {}, {}, {}, nil, 1
-  local cost, tokens = -1, -1
-  if charged then cost, tokens = struct.unpack('<dd', spent) end
-  while at <= #entries do
-    local entry = {struct.unpack(ENTRY, entries, at)}
-    at = entry[6]
-    list[#list + 1] = entry
-  end
+-- it ends without a trace. Otherwise `cost` is in micro-USD; where it or `tokens` is below 0, it is not known, and stays as it was estimated.
+-- A window that has turned keeps what was counted in it.
+-- in place
+local function settled(entries, key, held, charged, cost, tokens)
+  local changed, left, at = nil, nil, #entries + 1
   -- A counter may be there twice, of the hold and of its extension: what came last goes first.
-  for i = #list, 1, -1 do
-    local start, amount, metric, kind, field = unpack(list[i], 1, 5)
+  while at > 1 do
+    at = at - struct.unpack('<H', entries, at - 2)
+    local start, amount, metric, kind, field = struct.unpack(ENTRY, entries, at)
     local part = 0
     if not charged or metric == 5 then part = -amount
     elseif metric == 1 then
-      local of = left[field] or charged - held
-      part = math.max(of, -amount)
-      left[field] = of - part
+      local of = left and left[field] or charged - held
+      part = of > -amount and of or -amount
+      if left then left[field] = of - part
+      else left = {[field] = of - part} end
     elseif metric == 2 and cost >= 0 then part = cost - amount
     elseif metric == 4 and tokens >= 0 then part = tokens - amount end
     if part ~= 0 then
-      local row, place = rows[field], nil
-      if not row then
-        local packed = call('HGET', key, field)
-        row = packed and {struct.unpack('<' .. string.rep('d', #packed / 8), packed)} or {}
-        row[#row] = nil
-        rows[field] = row
+      local known, place = 0, nil
+      for i = 1, #(changed or ''), 2 do
+        if changed[i] == field then known = i end
       end
+      local packed = known > 0 and changed[known + 1] or call('HGET', key, field)
+      local row = packed and {struct.unpack(#packed == 24 and '<ddd' or '<' .. string.rep('d', #packed / 8), packed)} or {}
+      row[#row] = nil
       if row[1] and (kind == 5 or kind ~= 3 and row[1] == start) then place = 3
       elseif row[1] and kind == 3 and start <= row[1] and row[1] - start < #row - 2 then place = 3 + row[1] - start end
       if place then
-        row[place] = math.max(0, math.min(MAX, row[place] + part))
-        if not row.at then
-          changed = changed or {}
-          changed[#changed + 1] = field
-          changed[#changed + 1] = ''
-          row.at = #changed
-        end
-        changed[row.at] = struct.pack('<' .. string.rep('d', #row), unpack(row))
+        local used = row[place] + part
+        row[place] = used < 0 and 0 or used > MAX and MAX or used
+        packed = struct.pack(#row == 3 and '<ddd' or '<' .. string.rep('d', #row), unpack(row))
+        if known > 0 then changed[known + 1] = packed
+        elseif changed then changed[#changed + 1] = field; changed[#changed + 1] = packed
+        else changed = {field, packed} end
       end
     end
   end
@@ -248,5 +256,6 @@ end
 -- counted now, and nothing is denied.
 local function counted_late(defined, key, now, terms, charged, detail, already)
   local said = said_by(terms, detail, charged, 0, already == 0 and 1 or charged / (already + charged))
-  return (select(2, limited(defined, key, now, now + REMEMBERED, said, true)))
+  local _, counters = limited(defined, key, now, now + REMEMBERED, said, true)
+  return counters
 end

@@ -44,7 +44,7 @@ end
 call('ZCARD', KEYS[3])
 -- checks above, writes below
 call('HSET', KEYS[2], 'c', packed_account(a), 'b', ARGV[21], unpack(fields))
-if soonest > 0 then call('ZADD', KEYS[3], format('%d', soonest), ARGV[15]) end
+if soonest > 0 then call('ZADD', KEYS[3], soonest, ARGV[15]) end
 call('UNLINK', KEYS[4])
 for i = at + 1, #ARGV, 2 do call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
 return {'LOADED'}

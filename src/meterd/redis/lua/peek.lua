@@ -11,5 +11,5 @@ if not hold and not past then return {'NOHOLD'} end
 local a, w = read_account(KEYS[2], hold and hold[WALLET] or past[ENDED_WALLET])
 if not a then return {'NOTLOADED'} end
 if a[TENANT] ~= ARGV[2] then return {'NOHOLD'} end
-if past then return {'SETTLED', 1, packed} end
+if past then return {'SETTLED', packed} end
 return held_reply(hold, 1, available(w, now_ms()), w[PINNED], a[SEQ])

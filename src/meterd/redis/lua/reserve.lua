@@ -1,12 +1,12 @@
 #!lua
 -- Sets credits aside from a wallet's grants in burn order.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
--- ARGV: 1 epoch, 2 wallet, 3 amount (micros), 4 least amount that will do (micros), 5 digest (16 hex), 6 ttl (ms), 7 rules (packed as
---       <BBBdd: overage 0-3, expiry 1-3, replay only 0 or 1, open holds at most, outbox length at most), 8 terms (JSON), 9 deadline member,
---       10 what it says to limits (SAID of limits.lua)
--- Returns {code, …}:
---   RESERVED amount created_ms available held seq slices is_unlimited | as the answer to a repeat: HELD 1 "wallet amount created_ms expires_ms
---   reported available held seq slices overage" terms, or SETTLED … as commit
+-- ARGV: 1 epoch, 2 wallet, 3 what it wants (packed as <dddBBBdd: amount and least amount that will do, in micros, ttl in ms, overage 0-3,
+--       expiry 1-3, replay only 0 or 1, open holds at most, outbox length at most; then what it says to limits, SAID of limits.lua),
+--       4 head of the hold (packed: state 1, digest as 16 hex, wallet, terms as JSON), 5 deadline member
+-- Returns <ddd of available, held and seq, and behind them the body of the hold, or {code, …}:
+--   as the answer to a repeat: HELD 1 "wallet amount created_ms expires_ms reported available held seq slices overage" terms, or SETTLED … as
+--   commit
 --   DENIED code available required limit held seq, with code 5 also used resets_ms, with code 6 also the limits without room; then `limit`
 --   is the code of what the wallet lacks too, or 0
 --   ASK | CONFLICT state wallet terms | NOTLOADED | NOWALLET | FULL | FENCED | BADARG n | BROKEN
@@ -15,14 +15,11 @@ if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local now = now_ms()
 if old then
   -- only here: replay_reserve
-  return replay_reserve(old, ARGV[5], KEYS[2], now)
+  return replay_reserve(old, ARGV[4], KEYS[2], now)
 end
-local overage, expiry, is_replay_only, holds_max, outbox_max = struct.unpack('<BBBdd', ARGV[7])
+local amount, least, ttl, overage, expiry, is_replay_only, holds_max, outbox_max, said_at = struct.unpack('<dddBBBdd', ARGV[3])
 if is_replay_only == 1 then return {'ASK'} end
-local amount, least, ttl = whole(ARGV[3]), whole(ARGV[4]), whole(ARGV[6])
-if not amount then return {'BADARG', '3'} end
-if not least or least > amount then return {'BADARG', '4'} end
-if not ttl or ttl == 0 then return {'BADARG', '6'} end
+if not (least >= 0 and least % 1 == 0 and least <= amount and amount <= MAX and amount % 1 == 0 and ttl > 0 and ttl <= MAX and ttl % 1 == 0) then return {'BADARG', '3'} end
 local a, w, defined = read_account(KEYS[2], ARGV[2])
 if not a then return {'NOTLOADED'} end
 local is_free, is_used_up = under_plan(a, now)
@@ -48,7 +45,7 @@ if is_free then amount = 0
 elseif free < amount and not code then amount = free end
 if defined then
   -- only here: limited
-  local said = {struct.unpack(SAID, ARGV[10])}
+  local said = {struct.unpack(SAID, ARGV[3], said_at)}
   said[WANTED_CREDITS], said[WANTED_HOLDS] = amount, 1
   exceeded, counters, entries = limited(defined, KEYS[6], now, now + ttl + REMEMBERED, said, true)
   if exceeded then return {'DENIED', 6, free, required, code or 0, w[PINNED], a[SEQ], exceeded} end
@@ -56,15 +53,15 @@ end
 if code then return {'DENIED', code, free, required, 0, w[PINNED], a[SEQ]} end
 if call('XLEN', KEYS[3]) >= outbox_max then return {'FULL'} end
 if not is_conserved(a) then return {'BROKEN'} end
-local slices = {}
-take(w, now, amount, slices, true)
+local slices = take(w, now, amount, true)
 w[PINNED] = w[PINNED] + amount
 a[WORTH], a[HELD], a[HOLDS], a[ACTIONS] = a[WORTH] - amount, a[HELD] + amount, a[HOLDS] + 1, a[ACTIONS] + 1
-local hold = {'1', ARGV[5], ARGV[2], ARGV[8], '', amount, now, now + ttl, 0, is_free and 5 or overage, expiry, entries, slices}
-local account, wallet, packed = packed_account(a), packed_wallet(w), packed_hold(hold)
+local body = packed_body(amount, now, now + ttl, 0, is_free and 5 or overage, expiry, '', entries, slices)
+local wallet = packed_wallet(w)
+local account, packed = packed_account(a), ARGV[4] .. body
 -- checks above, writes below
-call('ZADD', KEYS[4], format('%d', now + ttl), ARGV[9])
+call('ZADD', KEYS[4], now + ttl, ARGV[5])
 call('HSET', KEYS[2], 'c', account, 'w:' .. ARGV[2], wallet)
 call('SET', KEYS[5], packed)
 if counters then call('HSET', KEYS[6], unpack(counters)) end
-return {'RESERVED', amount, now, free - amount, w[PINNED], a[SEQ], listed(slices), is_free and 1 or 0}
+return struct.pack('<ddd', free - amount, w[PINNED], a[SEQ]) .. body

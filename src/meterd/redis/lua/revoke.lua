@@ -13,7 +13,7 @@ local now = now_ms()
 w = w or {0, 0}
 if number <= a[CHANGE] then return {'ALREADY', available(w, now), w[PINNED], a[SEQ]} end
 if not is_conserved(a) then return {'BROKEN'} end
-local taken = {}
+local taken = nil
 for g = FIRST, #w, NEXT do
   if w[g] == ARGV[5] then
     if w[g + LEFT] > 0 then taken = {w[g], w[g + LEFT]} end
@@ -23,7 +23,6 @@ end
 local amount = sum(taken)
 a[CHANGE], a[WORTH], a[REVOKED] = number, a[WORTH] - amount, a[REVOKED] + amount
 local amounts = format('0 0 0 0 0 0 %d - - %s', amount, listed(taken))
-check_outbox(KEYS)
 -- checks above, writes below
 record(KEYS, a, w, epoch, now, 'V', ARGV[3], ARGV[6], ARGV[4], amounts, number, '-', 0, '', '')
 return {'APPLIED', amount, available(w, now), w[PINNED], a[SEQ]}

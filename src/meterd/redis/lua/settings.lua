@@ -18,13 +18,17 @@ a[CHANGE], a[POLICY], a[OVERDRAFT] = number, tonumber(ARGV[4]), tonumber(ARGV[5]
 a[STRICT], a[FROZEN] = tonumber(ARGV[6]), tonumber(ARGV[7])
 a[PLANNED], a[UNLIMITED], a[DAILY] = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
 local at = 1
-while ARGV[13] ~= '-' and at <= #ARGV[13] do at = select(13, struct.unpack(LIMIT, ARGV[13], at)) end
-check_outbox(KEYS)
+while ARGV[13] ~= '-' and at <= #ARGV[13] do
+  local size, after = select(12, struct.unpack(LIMIT, ARGV[13], at))
+  at = after + size
+end
+if ARGV[13] ~= '-' and at ~= #ARGV[13] + 1 then return {'BADARG', '13'} end
+local now = now_ms()
 -- checks above, writes below
+record(KEYS, a, nil, epoch, now, 'S', ARGV[3], ARGV[8], '-', '0 0 0 0 0 0 0 - - -', number, '-', 0, '', '')
 call('HSET', KEYS[2], 'b', ARGV[12])
 if ARGV[13] == '' then
   call('HDEL', KEYS[2], 'l')
   call('UNLINK', KEYS[4])
 elseif ARGV[13] ~= '-' then call('HSET', KEYS[2], 'l', ARGV[13]) end
-record(KEYS, a, nil, epoch, now_ms(), 'S', ARGV[3], ARGV[8], '-', '0 0 0 0 0 0 0 - - -', number, '-', 0, '', '')
 return {'APPLIED'}

@@ -9,10 +9,10 @@ local a, _, defined = read_account(KEYS[2], '')
 if not a then return {'NOTLOADED'} end
 local now, earliest, at = now_ms(), {}, 1
 while at <= #(defined or '') do
-  local _, length, anchor, _, metric, kind, slots, _, _, number, _, _, after = struct.unpack(LIMIT, defined, at)
+  local _, length, anchor, _, metric, kind, slots, _, _, number, _, size, after = struct.unpack(LIMIT, defined, at)
   -- The earliest window that still counts; of open holds none is too early, and an operation's time lies ahead.
   earliest[number] = metric == 5 and 'holds' or kind == 5 and now + 1 or window_at(kind, length, anchor, slots, now) - slots
-  at = after
+  at = after + size
 end
 local page, stale = call('HSCAN', KEYS[3], ARGV[2], 'COUNT', ARGV[3]), {}
 for i = 1, #page[2], 2 do
