@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import uuid
 from collections.abc import Sequence
@@ -33,10 +34,10 @@ def wants(command: ledger.Reserve, holds_max: int, outbox_max: int) -> bytes:
 
 
 def comes_to(command: ledger.Commit) -> bytes:
-    """Amount, cost and tokens of a Commit; -1 for what it does not say."""
+    """Amount, cost and tokens of a Commit: not a number for all that is held, -1 for what else it does not say."""
     amount, said = command.amount_micros, command.said
     cost, tokens = limits.spent(core_limits.decoded(command.detail) if said is None else said)
-    return _COMES_TO.pack(-1 if amount is None else amount, cost, tokens)
+    return _COMES_TO.pack(math.nan if amount is None else amount, cost, tokens)
 
 
 def head(command: ledger.Reserve) -> bytes:

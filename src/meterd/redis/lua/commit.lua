@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
 -- Ends a hold with a charge. Draws the hold's slices, goes beyond them by policy, returns the rest.
 -- KEYS: 1 sentinel (string), 2 account (hash), 3 outbox (stream), 4 deadlines (zset), 5 hold (string), 6 counters of limits (hash)
--- ARGV: 1 epoch, 2 tenant, 3 what it comes to (packed as <ddd: amount in micros, cost in micro-USD,
---       tokens; each below 0 if not known, where the amount is then what is held), 4 digest (16 hex), 5 detail (JSON), 6 tombstone ttl (ms),
---       7 deadline member, 8 hold uuid (32 hex), 9 address, and for a late Commit that only Postgres remembers: 10 wallet, 11 overage,
---       12 terms, 13 held amount (micros), 14 charged at expiry (micros)
+-- ARGV: 1 epoch, 2 tenant, 3 what it comes to (packed as <ddd: amount in micros, not a number for all that is held, cost in micro-USD and
+--       tokens, each below 0 if not known), 4 digest (16 hex), 5 detail (JSON), 6 tombstone ttl (ms), 7 deadline member,
+--       8 hold uuid (32 hex), 9 address, and for a late Commit that only Postgres remembers: 10 wallet, 11 overage, 12 terms,
+--       13 held amount (micros), 14 charged at expiry (micros)
 -- Returns what became of the hold, as text (see the prelude), or {code, …}:
 --   SETTLED and that text, as the answer to a repeat
 --   NOHOLD | CONFLICT state | STATE state | STRICT | NOTLOADED | FENCED | BADARG n | RANGE | BROKEN
 local epoch, packed = unpack(call('MGET', KEYS[1], KEYS[5]))
 if epoch ~= ARGV[1] then return {'FENCED', epoch or ''} end
 local charge, cost, tokens = struct.unpack('<ddd', ARGV[3])
-if not (charge == -1 or charge >= 0 and charge <= MAX and charge % 1 == 0) then return {'BADARG', '3'} end
+local is_all = charge ~= charge
+if not is_all and not (charge >= 0 and charge <= MAX and charge % 1 == 0) then return {'BADARG', '3'} end
 if not packed and not ARGV[10] then return {'NOHOLD'} end
 local hold, past = hold_in(packed)
 local wallet, amount, terms, policy, already
@@ -33,7 +34,7 @@ local now = now_ms()
 if a[STRICT] == 1 and (not hold or now >= hold[DEADLINE]) then return {'STRICT'} end
 if not is_conserved(a) then return {'BROKEN'} end
 if policy == 0 then policy = a[POLICY] end
-charge = policy == 5 and 0 or charge < 0 and amount or charge
+charge = policy == 5 and 0 or is_all and amount or charge
 local owed = charge > already and charge - already or 0
 local due, late_policy, spent, back, forfeits, revocations = owed, policy, nil, 0, nil, nil
 if hold then
