@@ -1,4 +1,5 @@
--- Shared by all verbs; the loader puts in front of each what it needs of this, with names of places as the numbers they stand for.
+-- Shared by all verbs. The loader gives each what it needs of this: a function marked `in place` where it is called, others in front of the verb,
+-- and names of places as the numbers they stand for.
 -- No redis.call that writes stands here, except in `record`.
 --
 -- All amounts are whole micro-credits within ±(2^53 − 1), which doubles hold exactly; they are packed as doubles, and go into text by
