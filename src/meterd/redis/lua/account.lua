@@ -13,6 +13,7 @@ local account, wallets, blocked, defined = nil, {}, '', ''
 for i = 1, #all, 2 do
   if all[i] == 'c' then
     account = unpacked_account(all[i + 1])
+    account[#account] = nil
   elseif all[i] == 'b' then
     blocked = all[i + 1]
   elseif all[i] == 'l' then

@@ -225,17 +225,17 @@ local function packed_account(a)
   return struct.pack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', #a[TENANT], a[TENANT], #a[ID], a[ID], #a[TXN], a[TXN], unpack(a, SEQ, ACTIONS))
 end
 
+-- An account's values, and behind them, as struct.unpack has it, where it stopped.
+-- in place
 local function unpacked_account(s)
-  local a = {struct.unpack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', s)}
-  a[#a] = nil
-  return a
+  return {struct.unpack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', s)}
 end
 
--- struct.unpack answers where it stopped as well: one value too many for a list.
+-- in place
 local function unpacked_wallet(s)
-  local w = {struct.unpack(wallet_format((#s - 16) / 78), s)}
-  w[#w] = nil
-  return w
+  local rows = {struct.unpack(wallet_format((#s - 16) / 78), s)}
+  rows[#rows] = nil
+  return rows
 end
 
 -- The account and one of its wallets, unpacked; false where the account is not loaded, or has no such wallet. Then its limits, packed, or false.
@@ -243,10 +243,9 @@ end
 local function read_account(key, wallet)
   local f = call('HMGET', key, 'c', 'w:' .. wallet, 'l')
   local row, grants = f[1], f[2]
-  row = row and {struct.unpack('<Hc0Hc0Hc0ddddddddIBdBBdBdII', row)}
+  row = row and unpacked_account(row)
   if grants then
-    grants = {struct.unpack(wallet_format((#grants - 16) / 78), grants)}
-    grants[#grants] = nil
+    grants = unpacked_wallet(grants)
   end
   return row, grants, f[3]
 end
