@@ -1,4 +1,5 @@
-PYTHON ?= python3
+# make PYTHON=python3.13 …: another Python than the one that scripts/setup finds.
+PYTHON ?=
 BIN := .venv/bin
 
 .PHONY: help setup run test check bench proto lock fmt stripe-dev clean
