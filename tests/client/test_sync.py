@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import pathlib
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
@@ -243,3 +246,22 @@ async def test_threads_share_a_meter(world: scenes.World) -> None:
 
     await _in_thread(world.target, world.key, body)
     assert await world.spent("ada") == 40 * RESPONSE_MICROS
+
+
+async def test_an_ended_hold_is_let_go(world: scenes.World) -> None:
+    """Its request may have a prompt of a MiB, and its next extension would be due in a long time."""
+    account = await world.funded("ada")
+
+    def body(meter: meterd_client.SyncMeter) -> None:
+        ended = list[weakref.ref[meterd_client.SyncHold]]()
+        for is_failing in (False, True):
+            with contextlib.suppress(ConnectionError), meter.hold(account, **MODEL, ttl_ms=3_600_000) as hold:
+                ended.append(weakref.ref(hold))
+                if is_failing:
+                    raise ConnectionError("of the provider")
+                hold.commit(scenes.OPENAI_RESPONSE)
+        del hold
+        gc.collect()
+        assert [one() for one in ended] == [None, None]
+
+    await _in_thread(world.target, world.key, body)

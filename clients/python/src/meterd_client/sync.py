@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import pathlib
 import sqlite3
@@ -15,56 +13,11 @@ from typing import Any, Generic, Self, TypeVar, Unpack, cast
 
 import grpc
 
-from meterd_client import bodies, errors, holding, requests, retries, spool, streams, wire
+from meterd_client import bodies, clock, errors, holding, requests, retries, spool, streams, wire
 from meterd_client.v1 import accounts_pb2, metering_pb2, types_pb2
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-class Clock:
-    """One thread that runs short functions when their time has come, and the spool's deliveries between them."""
-
-    def __init__(self, name: str) -> None:
-        self._condition = threading.Condition()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-        self._is_closed = False
-        self._name = name
-        self._thread: threading.Thread | None = None
-
-    def after(self, delay_s: float, run: Callable[[], None]) -> None:
-        """Runs it once after the delay, unless the clock is closed before."""
-        with self._condition:
-            heapq.heappush(self._due, (time.monotonic() + delay_s, next(self._order), run))
-            if self._thread is None and not self._is_closed:
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
-            self._condition.notify()
-
-    def close(self) -> None:
-        """Waits for what runs now; the rest is dropped."""
-        with self._condition:
-            self._is_closed = True
-            self._condition.notify()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while (run := self._next()) is not None:
-            try:
-                run()
-            except Exception:
-                _log.exception("in the background")
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._condition:
-            while not self._is_closed:
-                wait_s = self._due[0][0] - time.monotonic() if self._due else None
-                if wait_s is not None and wait_s <= 0:
-                    return heapq.heappop(self._due)[2]
-                self._condition.wait(wait_s)
-            return None
 
 
 class SyncMeter:
@@ -107,9 +60,9 @@ class SyncMeter:
             for name, (path, answer) in wire.METHODS.items()
         }
         self._closing = threading.Event()
-        self.clock = Clock("meterd holds")
+        self.clock = clock.Clock("meterd holds")
         # Of its own: a delivery that waits for meterd must not keep holds from being extended.
-        self._deliveries = Clock("meterd spool")
+        self._deliveries = clock.Clock("meterd spool")
         if self._settings.spool is not None:
             self._replay(self._settings.spool, is_first=True)
 
@@ -258,6 +211,7 @@ class SyncHold:
         self._holding = holding.Holding(request=request, hold=None)
         self._has_entered = False
         self._settlement: types_pb2.Settlement | None = None
+        self._timer: clock.Timer | None = None
         self._extend_until_s = 0.0
         self._is_reporting = False
         self._sources: list[SyncStream[Any]] = []
@@ -313,6 +267,8 @@ class SyncHold:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, trace
+        if self._timer is not None:
+            self._meter.clock.cancel(self._timer)
         if fault is None:
             self._leave(failed=False)
             return
@@ -400,7 +356,7 @@ class SyncHold:
 
     def _extend_later(self, since_s: float) -> None:
         delay_s = max(0.0, self._holding.request.ttl_ms / 1000 * holding.EXTEND_AT_SHARE - since_s)
-        self._meter.clock.after(delay_s, self._extend)
+        self._timer = self._meter.clock.after(delay_s, self._extend)
 
     def _extend(self) -> None:
         begin_s = time.monotonic()
@@ -410,11 +366,13 @@ class SyncHold:
         request = metering_pb2.ExtendRequest(hold_id=self.hold_id, ttl_ms=self._holding.request.ttl_ms)
 
         def answered(answer: object) -> None:
+            if self._holding.phase is not holding.Phase.OPEN:
+                return
             if isinstance(answer, metering_pb2.ExtendResponse):
                 self._extend_later(time.monotonic() - begin_s)
             elif isinstance(answer, grpc.RpcError) and retries.is_retried(cast(grpc.Call, answer).code()):
                 # Perhaps the hold is gone by now, perhaps it was extended without an answer: the next try knows.
-                self._meter.clock.after(ttl_s * (1 - holding.EXTEND_AT_SHARE) / 4, self._extend)
+                self._timer = self._meter.clock.after(ttl_s * (1 - holding.EXTEND_AT_SHARE) / 4, self._extend)
 
         self._meter.begin("Extend", request, self._meter.settings.attempt_timeout_s, answered)
 
