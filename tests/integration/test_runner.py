@@ -29,6 +29,23 @@ async def test_concurrent_calls_get_their_own_replies(run: runner.Runner) -> Non
     assert run.pending == 0
 
 
+async def test_calls_are_alone_again_when_they_came_one_by_one_for_a_while(run: runner.Runner) -> None:
+    assert run.is_alone
+    await asyncio.gather(*(run.command(("PING",)) for _ in range(10)))
+    assert not run.is_alone
+    for _ in range(runner.LONE_BATCHES):
+        assert not run.is_alone
+        await run.command(("PING",))
+    assert run.is_alone
+
+
+async def test_calls_of_one_turn_leave_in_one_write_once_calls_have_met(run: runner.Runner) -> None:
+    await asyncio.gather(*(run.command(("PING",)) for _ in range(10)))
+    before = run.batches
+    await asyncio.gather(*(run.command(("PING",)) for _ in range(10)))
+    assert run.batches == before + 1
+
+
 async def test_a_cancelled_call_never_gives_its_reply_to_another(run: runner.Runner) -> None:
     rng = random.Random(7)
 

@@ -1,9 +1,8 @@
 """Auto-pipelining script runner: concurrent calls leave in one write, replies are matched in order.
 
-Batches form by themselves: a call is written at once when nothing is in flight, otherwise when the batch in flight has been answered. That
-alone would make few batches, since gRPC hands over about one call per turn of the event loop and the trip is short, and the server would
-pay for a trip per call, about 100 µs. So once calls have met in a batch, the next ones wait some turns for each other, until they come one
-by one again.
+Batches form by themselves: a call is written at once when nothing is in flight, otherwise when the batch in flight has been answered. Once
+calls have met in a batch, those of one turn of the event loop leave together, until they come one by one again; server/cohorts.py has calls
+meet in a turn. A trip per call would cost the server about 100 µs each.
 
 redis-py makes the connection (TLS, authentication, protocol); from then on bytes go between the socket and hiredis without a task, a lock
 or an await per call. A caller that is cancelled does not cancel its command: the reply is read and dropped, so that no other caller can
@@ -31,8 +30,6 @@ log = logging.getLogger(__name__)
 
 # More calls than this in one batch would make the first wait for the last.
 BATCH_COMMANDS_MAX = 512
-# Calls that are not alone wait so many turns of the event loop for others. A turn with nothing to do takes a few µs.
-GATHER_TURNS = 30
 # After so many batches of one call, calls are alone.
 LONE_BATCHES = 4
 # Beyond this many waiting calls a new one is refused: it would only time out later.
@@ -82,7 +79,8 @@ class Runner:
         self._flight: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._flight_since_s = 0.0
         self._queue: list[tuple[bytes, asyncio.Future[Any]]] = []
-        self._is_gathering = False
+        # A batch that is to be written at the end of the turn.
+        self._is_due = False
         # Batches of one call since the last one of more.
         self._lone_batches = LONE_BATCHES
         self._keeper: asyncio.Task[None] | None = None
@@ -90,10 +88,17 @@ class Runner:
         self._connected = asyncio.Event()
         self._closing = False
         self.connections = 0
+        # Writes, each of a batch of calls.
+        self.batches = 0
 
     @property
     def is_connected(self) -> bool:
         return self._transport is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether calls come one by one: the last batches had one each."""
+        return self._lone_batches >= LONE_BATCHES
 
     @property
     def pending(self) -> int:
@@ -139,7 +144,7 @@ class Runner:
             future.set_exception(errors.OverloadedError("redis: too many calls are waiting"))
             return future
         self._queue.append((hiredis.pack_command(parts), future))  # type: ignore[arg-type]
-        if not self._flight and not self._is_gathering:
+        if not self._flight and not self._is_due:
             self._send()
         return future
 
@@ -157,28 +162,23 @@ class Runner:
                 future.set_exception(_fault(str(reply)))
             else:
                 future.set_result(reply)
-        if self._queue and not self._is_gathering:
+        if self._queue and not self._is_due:
             self._send()
 
     def _send(self) -> None:
-        """Writes what waits, or has it wait a little for more. Nothing is in flight."""
-        if self._lone_batches >= LONE_BATCHES:
+        """Writes what waits, now or with what else this turn brings. Nothing is in flight."""
+        if self.is_alone:
             self._write_batch()
         else:
-            self._is_gathering = True
-            self._loop.call_soon(self._gather, GATHER_TURNS)
-
-    def _gather(self, turns: int) -> None:
-        if turns and len(self._queue) < BATCH_COMMANDS_MAX:
-            self._loop.call_soon(self._gather, turns - 1)
-        else:
-            self._is_gathering = False
-            self._write_batch()
+            self._is_due = True
+            self._loop.call_soon(self._write_batch)
 
     def _write_batch(self) -> None:
+        self._is_due = False
         if not self._queue or self._transport is None:
             return
         batch, self._queue = self._queue[:BATCH_COMMANDS_MAX], self._queue[BATCH_COMMANDS_MAX:]
+        self.batches += 1
         self._lone_batches = 0 if len(batch) > 1 else self._lone_batches + 1
         self._flight.extend([future for _, future in batch])
         self._flight_since_s = self._loop.time()

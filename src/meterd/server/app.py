@@ -22,6 +22,7 @@ from meterd.postgres import keys, token_keys
 from meterd.server import (
     addresses,
     auth,
+    cohorts,
     connect,
     cors,
     credentials,
@@ -250,6 +251,7 @@ class App:
         )
         made.watch("keys", authenticator.run, self._stop)
         gate = self.gate = handler.Gate(self._settings.in_flight_max)
+        together = cohorts.Cohorts(lambda: made.runner.is_alone)
         counts = {path: made.metrics.calls(path[1:]) for path in table}
         streams = stream.Streams(table, authenticator=authenticator, gate=gate, counts=counts)
         made.metrics.gauge("meterd_in_flight", "Calls in work.", lambda: gate.count)
@@ -275,7 +277,9 @@ class App:
             methods.BILLING: {},
         }
         for path, method in table.items():
-            handle = handler.unary(method, authenticator=authenticator, gate=gate, counts=counts[path])
+            handle = handler.unary(
+                method, authenticator=authenticator, gate=gate, together=together, counts=counts[path]
+            )
             handlers[path.split("/")[1]][method.name] = grpc.unary_unary_rpc_method_handler(handle)
         handlers[methods.METERING]["Stream"] = grpc.stream_stream_rpc_method_handler(streams.handle)
         handlers[methods.ACCOUNTS]["Watch"] = grpc.unary_stream_rpc_method_handler(watches.handle)
@@ -289,6 +293,7 @@ class App:
             watches,
             authenticator=authenticator,
             gate=gate,
+            together=together,
             counts=counts,
             origins=cors.Origins(self._settings.http_cors_origins),
             denial_402=self._settings.http_denial_402,

@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.message import Message
 
 from meterd.core import errors
-from meterd.server import auth, cors, framing, handler, json_wire, methods, metrics, options, watch
+from meterd.server import auth, cohorts, cors, framing, handler, json_wire, methods, metrics, options, watch
 from meterd_client.v1 import accounts_pb2
 
 _log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ class Calls:
         *,
         authenticator: auth.Authenticator,
         gate: handler.Gate,
+        together: cohorts.Cohorts,
         counts: Mapping[str, metrics.Calls],
         origins: cors.Origins,
         denial_402: bool,
@@ -146,6 +147,7 @@ class Calls:
                     method,
                     authenticator=authenticator,
                     gate=gate,
+                    together=together,
                     counts=counts[path],
                     parse=_parser(form, method.request),
                     dump=_dumper(method, form),

@@ -269,6 +269,7 @@ class Engine:
         show.gauge("meterd_ready", "1 if all calls can be decided.", lambda: float(not self.unready))
         show.gauge("meterd_fenced_partitions", "Partitions that are fenced.", lambda: len(self.fence.reasons))
         show.gauge("meterd_redis_pending", "Redis calls that wait for an answer.", lambda: self.runner.pending)
+        show.counter("meterd_redis_batches", "Writes to Redis, each of a batch of calls.", lambda: self.runner.batches)
         show.counter("meterd_redis_connections", "Connections made to Redis.", lambda: self.runner.connections)
         show.gauge(
             "meterd_catalogs_stale",

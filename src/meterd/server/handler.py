@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from meterd.core import errors
-from meterd.server import auth, methods, metrics
+from meterd.server import auth, cohorts, methods, metrics
 from meterd_client.v1 import accounts_pb2
 
 _log = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ def unary(
     *,
     authenticator: auth.Authenticator,
     gate: Gate,
+    together: cohorts.Cohorts,
     counts: metrics.Calls,
     parse: Callable[[bytes], Message] | None = None,
     dump: Callable[[Message], Any] = serialized,
@@ -90,8 +91,10 @@ def unary(
     call, roles, may_deny = method.call, method.roles, method.may_deny
     # Others admit no tokens, and need not look for them.
     is_own = auth.ACCOUNT in roles
+    # The others wait for Postgres, and for so long that nothing else counts.
+    is_metering = method.is_metering
     parse = parse or method.request.FromString
-    known, now_s, observe = authenticator.principal, time.perf_counter, counts.observe
+    known, is_alone, now_s, observe = authenticator.principal, together.is_alone, time.perf_counter, counts.observe
 
     async def handle(data: bytes, rpc: Any) -> Any:
         begin_s = now_s()
@@ -99,6 +102,8 @@ def unary(
         try:
             if gate.count > gate.count_max:
                 raise gate.overloaded()
+            if is_metering and not is_alone():
+                await together.joined()
             principal = known(rpc.invocation_metadata())
             if principal is None or principal.role not in roles:
                 principal = await admitted(authenticator, rpc, roles)
@@ -109,7 +114,7 @@ def unary(
             if is_own and principal.account_id:
                 _conceal(reply)
             observe("DENIED" if may_deny and reply.HasField("denial") else "OK", now_s() - begin_s)
-            return dump(reply)
+            answer = dump(reply)
         except asyncio.CancelledError:
             observe("CANCELLED", now_s() - begin_s)
             raise
@@ -120,6 +125,9 @@ def unary(
             raise AssertionError("abort raises") from exc
         finally:
             gate.count -= 1
+        if is_metering and not is_alone():
+            await together.answered()
+        return answer
 
     return handle
 

@@ -40,6 +40,11 @@ class Method:
     def name(self) -> str:
         return self.path.rpartition("/")[2]
 
+    @property
+    def is_metering(self) -> bool:
+        """Whether it is of the service whose calls Redis decides."""
+        return self.path.startswith(f"/{METERING}/")
+
     def outcome(self, reply: Message) -> str:
         """What an answer is counted as: DENIED where credits, and not a fault, refused it."""
         return "DENIED" if self.may_deny and reply.HasField("denial") else "OK"
