@@ -50,6 +50,13 @@ def held_to(wanted: list[int] | None) -> Generator[None]:
         os.sched_setaffinity(0, before)
 
 
+def _hold_to(pid: int, wanted: list[int]) -> None:
+    """Holds all threads of a process to the cores."""
+    if sys.platform == "linux":
+        for thread in psutil.Process(pid).threads():
+            os.sched_setaffinity(thread.id, wanted)
+
+
 class Empty(process.Process):
     """The empty handlers' server."""
 
@@ -71,8 +78,12 @@ class Empty(process.Process):
 class World:
     """`key` is an admin's, who may meter too. `server_process` changes with `serve`."""
 
-    def __init__(self, made: installation.Installation, yardstick: Empty) -> None:
+    def __init__(
+        self, made: installation.Installation, yardstick: Empty, held: tuple[list[int], list[int]] | None
+    ) -> None:
+        """`held` has the servers' cores and the others'."""
         self._made = made
+        self._cores = held
         self.server = made.server
         self.postgres = made.postgres
         self.empty = yardstick
@@ -96,6 +107,22 @@ class World:
         self.server.start()
         self.server_process = psutil.Process(self.server.pid)
         processes.wait_until(self._made.is_serving, "health SERVING")
+
+    @contextlib.contextmanager
+    def valkey_beside_servers(self) -> Generator[None]:
+        """Holds Valkey to the servers' core while the block runs. Only where processes are held to cores."""
+        assert self._cores is not None
+        servers, others = self._cores
+        _hold_to(self._made.valkey.pid, servers)
+        try:
+            yield
+        finally:
+            _hold_to(self._made.valkey.pid, others)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether processes are held to cores."""
+        return self._cores is not None
 
     async def fund(self) -> None:
         """Makes the accounts, each with its grants. A repeat does nothing."""
@@ -129,7 +156,7 @@ def opened(directory: pathlib.Path) -> Generator[World]:
         made.meterd("migrate")
         try:
             yardstick.start()
-            found = World(made, yardstick)
+            found = World(made, yardstick, (servers, others) if servers and others else None)
             found.serve(workers=False)
             asyncio.run(found.fund())
             yield found
