@@ -1,9 +1,9 @@
 """Cohort scheduling: calls that are in work together go through each stage one right after the other.
 
-A call's own Python takes some 50 µs where the call before has just run the same code, and three times that where gRPC and the kernel have
-run in between (docs/BENCHMARKS.md): together they do not fit into the processor's caches. So calls wait for each other before they are
-parsed, and leave for gRPC only when each has made its answer. They also reach Redis in one write. The name is that of Larus and Parkes,
-Using Cohort Scheduling to Enhance Server Performance, USENIX 2002.
+A call's own Python takes some 50 µs where the call before has just run the same code, and three times that and more where gRPC and the
+kernel have run in between (docs/BENCHMARKS.md). So calls wait for each other before they are parsed, and leave for gRPC only when each
+has made its answer. They also reach Redis in one write. The name is that of Larus and Parkes, Using Cohort Scheduling to Enhance Server
+Performance, USENIX 2002.
 """
 
 from __future__ import annotations
