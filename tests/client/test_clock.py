@@ -58,7 +58,7 @@ def test_cancelled_timers_do_not_pile_up(timers: clock.Clock) -> None:
     others = [timers.after(3_600.0, ran.set) for _ in range(50)]
     for _ in range(10_000):
         timers.cancel(timers.after(3_600.0, ran.set))
-    assert len(timers) < 300
+    assert timers.kept < 300
     timers.after(0.0, ran.set)
     assert ran.wait(WAIT_S)
     assert all(timer.run is not None for timer in others)

@@ -37,7 +37,8 @@ class Clock:
         self._name = name
         self._thread: threading.Thread | None = None
 
-    def __len__(self) -> int:
+    @property
+    def kept(self) -> int:
         """Timers that are kept: those to run, and some that were cancelled."""
         return len(self._due)
 
@@ -51,7 +52,7 @@ class Clock:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
             elif self._due[0] is entry:
-                # Any other is due after the one that the thread waits for: to wake it for each would cost more than the rest of a hold.
+                # Any other is due after the one that the thread waits for, and need not wake it.
                 self._condition.notify()
         return timer
 
